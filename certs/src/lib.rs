@@ -1,0 +1,2 @@
+//! Certificates for Clusterway.
+#![forbid(unsafe_code)]

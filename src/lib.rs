@@ -1,0 +1,11 @@
+//! Clusterway: one door to every Kubernetes cluster.
+//!
+//! The binary is thin; everything lives here so that tests and benchmarks can build a gateway of their own. The
+//! floors, top to bottom: `cli`, then `demo` and `server`, then `gateway`, `api`, then `identity`, `access` and
+//! `forward`, then `clusters`, then `manifests`, `config` and the crates `upgrade_aware_proxy` and
+//! `clusterway_certs`. Nothing imports upward.
+
+#![forbid(unsafe_code)]
+
+pub mod clusters;
+pub mod identity;

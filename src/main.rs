@@ -1,0 +1,3 @@
+//! Parse the command line, run the command.
+
+fn main() {}
