@@ -7,5 +7,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod clusters;
 pub mod identity;

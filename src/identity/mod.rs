@@ -4,5 +4,7 @@
 //! power when it cannot tell who a caller is.
 
 mod caller;
+mod outgoing;
 
 pub use caller::Caller;
+pub use outgoing::{IdentityError, WEBSOCKET_BEARER_PREFIX, header_edits};
