@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::{
+    HeaderValue, Method, Response, StatusCode,
+    header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
+};
 
 use crate::{DialError, ResponseBody};
 
 /// Why the proxy answers instead of the target.
-#[derive(Debug, thiserror::Error)]
+///
+/// Every answer that the proxy itself gives carries the error in its [extensions](Response::extensions), so that
+/// metrics and audit can tell it from an answer of the target.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProxyError {
     /// The request asks for an upgrade that is malformed: `Connection: upgrade` without an `Upgrade` header, several
     /// protocols, or a method other than GET and POST.
@@ -19,8 +26,21 @@ pub enum ProxyError {
         /// What was asked for.
         protocol: String,
     },
-    /// A header that [`HeaderEdits`](crate::HeaderEdits) sets was not on the outgoing head, or path and query cannot
-    /// be forwarded. Nothing was sent.
+    /// The connection that the request came on cannot be handed over: it is not hyper's HTTP/1.1 server, it is served
+    /// without upgrades, or something took the upgrade before. Nothing was dialed.
+    #[error("the client's connection cannot be upgraded")]
+    NotUpgradable,
+    /// CONNECT and TRACE are about the connection to this proxy, not about the target; a TRACE would even show the
+    /// client the credentials that were set for the target. Nothing was sent.
+    #[error("method {0} is not forwarded")]
+    MethodNotForwarded(Method),
+    /// The request's path and query cannot be asked of the target. Nothing was sent.
+    #[error("the request path cannot be forwarded: {0}")]
+    UnforwardablePath(String),
+    /// The proxy is shutting down and starts no further tunnel.
+    #[error("shutting down")]
+    ShuttingDown,
+    /// A header that [`HeaderEdits`](crate::HeaderEdits) sets was not on the outgoing head. Nothing was sent.
     #[error("the outgoing request could not be assembled: {0}")]
     Assembly(String),
     /// No connection could be opened.
@@ -70,11 +90,15 @@ impl ProxyError {
     /// The status code for the client.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::MalformedUpgrade(_) | Self::UpgradeNotAllowed { .. } | Self::RequestBody(_) => {
-                StatusCode::BAD_REQUEST
+            Self::MalformedUpgrade(_)
+            | Self::UpgradeNotAllowed { .. }
+            | Self::UnforwardablePath(_)
+            | Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::MethodNotForwarded(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Assembly(_) | Self::NotUpgradable => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Exhausted { .. } | Self::NotProcessed(_) | Self::ShuttingDown => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Assembly(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Exhausted { .. } | Self::NotProcessed(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::ResponseHeadTimeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Dial(_)
             | Self::Broken(_)
@@ -86,7 +110,7 @@ impl ProxyError {
 
     /// How long a client should wait before it tries again; `None` where trying again is no cure or not safe.
     pub fn retry_after(&self) -> Option<Duration> {
-        matches!(self, Self::Exhausted { .. } | Self::NotProcessed(_)).then_some(Duration::from_secs(1))
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1))
     }
 }
 
@@ -94,4 +118,21 @@ impl ProxyError {
 pub trait ErrorResponder: Send + Sync + 'static {
     /// The answer. Its connection is closed by the proxy where the error leaves it unusable.
     fn respond(&self, error: &ProxyError) -> Response<ResponseBody>;
+}
+
+/// Answers every failure in a line of plain text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainErrors;
+
+impl ErrorResponder for PlainErrors {
+    fn respond(&self, error: &ProxyError) -> Response<ResponseBody> {
+        // Parts of the message may come from the client; a browser must not take them for markup.
+        let text = error.to_string().replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let mut response = Response::new(ResponseBody::full(text + "\n"));
+        *response.status_mut() = error.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
 }

@@ -15,13 +15,23 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod classify;
 mod dial;
 mod error;
+mod headers;
+mod path;
 mod pool;
+mod proxy;
+mod redirect;
 mod target;
+mod tunnel;
+mod upgrade;
 
 pub use body::{BoxError, RequestBody, ResponseBody};
+pub use classify::requested_upgrade;
 pub use dial::{BoxIo, Dial, DialError, DialStage, Dialed, Io, Protocol, Purpose};
-pub use error::{ErrorResponder, ProxyError};
+pub use error::{ErrorResponder, PlainErrors, ProxyError};
 pub use pool::{PoolConfig, PoolStats, SendError, Upstream};
+pub use proxy::{Forward, Proxy};
 pub use target::{BasePath, HeaderEdits, InvalidTarget, RedirectPolicy, Target, Timeouts, UpgradeProtocols};
+pub use upgrade::{TunnelGuard, Tunnels};

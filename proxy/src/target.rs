@@ -104,7 +104,7 @@ pub struct Timeouts {
     pub response_head: Duration,
     /// The same for an upgrade.
     pub upgrade_head: Duration,
-    /// How long the second direction of a tunnel may go on once the first has ended.
+    /// How long the second direction of a tunnel may stay without progress once the first has ended.
     pub half_close_grace: Duration,
 }
 

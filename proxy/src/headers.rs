@@ -1,0 +1,224 @@
+//! What happens to a head on its way through: hop-by-hop headers go, the target's edits are applied and checked.
+//!
+//! The order is the point. A client decides what `Connection` names, so everything it names must be gone before
+//! anything is set on its behalf; otherwise `Connection: Impersonate-User` would delete the very header that says
+//! who it is (CVE-2021-31999 and its many relatives). Nothing here may panic on input: names and counts come from
+//! the network.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, HOST, InvalidHeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        SEC_WEBSOCKET_PROTOCOL, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+use crate::{HeaderEdits, ProxyError};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Headers of one connection (RFC 9110 §7.6.1, and `HTTP2-Settings` of the abandoned h2c upgrade).
+///
+/// `Trailer` is not among them: RFC 9110 §6.6.2 lets it pass, and hyper sends only trailers that it announces.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// Headers that no edit may set, since they frame the message or belong to the connection: a wrong one would let the
+/// target and the proxy disagree about where the request ends.
+const NEVER_SET: [HeaderName; 10] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    CONTENT_LENGTH,
+    HOST,
+    EXPECT,
+];
+
+/// Makes the client's headers the target's: strips, edits, verifies.
+///
+/// `upgrade` is the protocol of an upgrade request; it alone survives of the connection's headers. `Host` is removed,
+/// since the target's authority takes its place.
+///
+/// # Errors
+/// [`ProxyError::Assembly`] when what `edits` sets could not be put there exactly. Nothing may be sent then.
+pub(crate) fn prepare_request(
+    headers: &mut HeaderMap,
+    edits: &HeaderEdits,
+    upgrade: Option<HeaderValue>,
+) -> Result<(), ProxyError> {
+    let takes_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case(b"trailers"));
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // RFC 9112 §6.3: the length is a lie then, and must not travel on.
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    headers.remove(HOST);
+
+    let put =
+        |headers: &mut HeaderMap, name, value| headers.try_insert(name, value).map_err(too_many).map(drop);
+    if let Some(protocol) = upgrade {
+        put(headers, CONNECTION, HeaderValue::from_static("Upgrade"))?;
+        put(headers, UPGRADE, protocol)?;
+    } else if takes_trailers {
+        put(headers, TE, HeaderValue::from_static("trailers"))?;
+    }
+
+    remove(headers, edits);
+    set(headers, edits)?;
+    verify(headers, edits)
+}
+
+/// Removes what belongs to one connection only, and all that any `Connection` value names.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        // A name that is none cannot be in the map.
+        let named: Vec<HeaderName> =
+            tokens(headers, &CONNECTION).filter_map(|token| header_name(token).ok()).collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether any `Connection` value holds exactly the token `upgrade`.
+pub(crate) fn connection_asks_for_upgrade(headers: &HeaderMap) -> bool {
+    tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"))
+}
+
+/// The non-empty list members of every line of `name` (RFC 9110 §5.6.1), without the white space around them.
+pub(crate) fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(trim)
+        .filter(|token| !token.is_empty())
+}
+
+fn remove(headers: &mut HeaderMap, edits: &HeaderEdits) {
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    let doomed: Vec<HeaderName> = headers.keys().filter(|name| is_removed(name, edits)).cloned().collect();
+    for name in doomed {
+        headers.remove(name);
+    }
+    if let Some(prefix) = edits.remove_websocket_protocol_prefix {
+        remove_websocket_protocols(headers, prefix);
+    }
+}
+
+/// Whether `name` falls to a prefix, or is the underscore variant of a name that is removed or set: CGI-like targets
+/// cannot tell `X_Remote_User` from `X-Remote-User`.
+fn is_removed(name: &HeaderName, edits: &HeaderEdits) -> bool {
+    let bytes = name.as_str().as_bytes();
+    edits.remove_prefixes.iter().any(|prefix| starts_with_variant(bytes, prefix.as_bytes()))
+        || bytes.contains(&b'_')
+            && edits
+                .remove
+                .iter()
+                .chain(edits.set.keys())
+                .any(|other| *other != name && is_variant(bytes, other.as_str().as_bytes()))
+}
+
+fn starts_with_variant(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len()).is_some_and(|head| is_variant(head, prefix))
+}
+
+/// Equal but for case and for which of `-` and `_` was used.
+fn is_variant(left: &[u8], right: &[u8]) -> bool {
+    let fold = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    left.len() == right.len() && left.iter().map(fold).eq(right.iter().map(fold))
+}
+
+/// Drops the `Sec-WebSocket-Protocol` tokens that start with `prefix`; the others and their order stay.
+fn remove_websocket_protocols(headers: &mut HeaderMap, prefix: &str) {
+    let is_doomed = |token: &[u8]| {
+        token.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    if !tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(is_doomed) {
+        return;
+    }
+    let kept: Vec<&[u8]> =
+        tokens(headers, &SEC_WEBSOCKET_PROTOCOL).filter(|token| !is_doomed(token)).collect();
+    // Parts of valid values joined by a comma are a valid value; should that ever fail, no protocol is sent at all.
+    let kept = HeaderValue::from_bytes(&kept.join(b", ".as_slice())).ok().filter(|value| !value.is_empty());
+    match (kept, headers.get_mut(SEC_WEBSOCKET_PROTOCOL)) {
+        (Some(value), Some(_)) => {
+            // Replaces every line of a name that is there: the map does not grow.
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, value);
+        }
+        _ => {
+            headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        }
+    }
+}
+
+fn set(headers: &mut HeaderMap, edits: &HeaderEdits) -> Result<(), ProxyError> {
+    if let Some(name) = NEVER_SET.iter().find(|name| edits.set.contains_key(*name)) {
+        return Err(ProxyError::Assembly(format!("header edits may not set {name}: it frames the message")));
+    }
+    for name in edits.set.keys() {
+        headers.remove(name);
+        for value in edits.set.get_all(name) {
+            headers.try_append(name.clone(), value.clone()).map_err(too_many)?;
+        }
+    }
+    Ok(())
+}
+
+/// The last look before anything is sent. It fails closed: a request without the identity it was given would run as
+/// whoever the connection's credential is.
+fn verify(headers: &HeaderMap, edits: &HeaderEdits) -> Result<(), ProxyError> {
+    for name in edits.set.keys() {
+        if !headers.get_all(name).iter().eq(edits.set.get_all(name).iter()) {
+            return Err(ProxyError::Assembly(format!("header {name} is not what the target's edits set")));
+        }
+    }
+    match headers.keys().find(|name| !edits.set.contains_key(*name) && is_removed(name, edits)) {
+        Some(name) => Err(ProxyError::Assembly(format!("header {name} was removed and is still there"))),
+        None => Ok(()),
+    }
+}
+
+fn header_name(token: &[u8]) -> Result<HeaderName, InvalidHeaderName> {
+    HeaderName::from_bytes(token)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn too_many(error: http::header::MaxSizeReached) -> ProxyError {
+    ProxyError::Assembly(format!("too many headers: {error}"))
+}
+
+/// Without optional white space (RFC 9110 §5.6.3): spaces and tabs, nothing else.
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests;
