@@ -9,4 +9,6 @@
 
 pub mod api;
 pub mod clusters;
+pub mod connection;
 pub mod identity;
+pub mod server;

@@ -1,0 +1,6 @@
+//! The server on real sockets with real TLS.
+
+mod drain;
+mod hostile;
+mod http;
+mod support;
