@@ -29,8 +29,8 @@ pub struct CertificateCaller {
     pub generation: u64,
     /// It must not be used any longer than this.
     pub not_after: SystemTime,
-    /// Whom the certificate names, or why it is not believed.
-    pub outcome: Result<Arc<Caller>, Arc<str>>,
+    /// Whom the certificate names (nobody, if it has no common name), or why it is not believed.
+    pub outcome: Result<Option<Arc<Caller>>, Arc<str>>,
 }
 
 impl Connection {

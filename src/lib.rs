@@ -10,5 +10,6 @@
 pub mod api;
 pub mod clusters;
 pub mod connection;
+pub mod gateway;
 pub mod identity;
 pub mod server;

@@ -53,7 +53,7 @@ async fn a_silent_client_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_head_that_dribbles_in_is_dropped_also_after_a_good_request() {
-    let server = Running::start(Limits { request_head: SHORT, ..Limits::default() }, hello).await;
+    let server = Running::start(Limits { request_head: SHORT * 10, ..Limits::default() }, hello).await;
     let mut slow = server.tls(&["http/1.1"]).await;
     slow.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

@@ -175,7 +175,7 @@ async fn echo(mut request: Request<Incoming>, _: Arc<Connection>) -> Response<Re
 
 #[tokio::test]
 async fn tunnels_outlive_every_limit_on_requests_and_count_as_connections() {
-    let short = std::time::Duration::from_millis(50);
+    let short = std::time::Duration::from_millis(500);
     let limits = Limits {
         request_head: short,
         idle: short,
@@ -194,7 +194,7 @@ async fn tunnels_outlive_every_limit_on_requests_and_count_as_connections() {
         head.push(tunnel.read_u8().await.unwrap());
     }
     // Each of these has the second place of two, and is dropped when the limits strike.
-    for _ in 0..5 {
+    for _ in 0..3 {
         let mut silent = soon("a free place", server.tls(&["http/1.1"])).await;
         assert!(!matches!(soon("the end", silent.read(&mut [0; 8])).await, Ok(1..)));
         tunnel.write_all(b"ping").await.unwrap();

@@ -1,0 +1,3 @@
+//! The way of a request, in order.
+
+pub mod authenticate;
