@@ -31,7 +31,7 @@ pub use body::{BoxError, RequestBody, ResponseBody};
 pub use classify::requested_upgrade;
 pub use dial::{BoxIo, Dial, DialError, DialStage, Dialed, Io, Protocol, Purpose};
 pub use error::{ErrorResponder, PlainErrors, ProxyError};
-pub use pool::{PoolConfig, PoolStats, SendError, Upstream};
+pub use pool::{BodyError, PoolConfig, PoolStats, PooledBody, SendError, Upstream};
 pub use proxy::{Forward, Proxy};
 pub use target::{BasePath, HeaderEdits, InvalidTarget, RedirectPolicy, Target, Timeouts, UpgradeProtocols};
 pub use upgrade::{TunnelGuard, Tunnels};
