@@ -35,6 +35,10 @@ demo *args:
 serve *args:
     cargo run --release -- serve {{ args }}
 
+# Clusterway, HAProxy, nginx and kubectl proxy in turns on one core; `just bench --quick` for a first look
+bench *args:
+    cargo run --release -p side-by-side -- {{ args }}
+
 # The API documentation, with broken links as errors
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
