@@ -8,8 +8,11 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cli;
 pub mod clusters;
+pub mod config;
 pub mod connection;
 pub mod gateway;
 pub mod identity;
 pub mod server;
+pub mod telemetry;
