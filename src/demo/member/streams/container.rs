@@ -1,0 +1,64 @@
+//! One demo container: its name, its environment and its files.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde_json::Value;
+
+use super::files::Files;
+
+/// What runs in a demo pod. It lives as long as the pod.
+#[derive(Debug)]
+pub(super) struct Container {
+    /// The pod's name, which is also its host name.
+    pub(super) pod: String,
+    /// The container's name.
+    pub(super) name: String,
+    /// Environment variables, in the order in which they were set.
+    pub(super) environment: Vec<(String, String)>,
+    /// What `attach` finds: the command of a container that keeps its stdin open, else nothing but its log.
+    pub(super) interactive: Option<Vec<String>>,
+    files: Mutex<Files>,
+}
+
+impl Container {
+    /// The container that `spec` (an entry of a pod's `spec.containers`) describes in `pod`.
+    pub(super) fn new(pod: &Value, spec: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pod_name = text(&pod["metadata"]["name"]);
+        let mut environment = vec![
+            ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()),
+            ("HOSTNAME".to_owned(), pod_name.clone()),
+            ("HOME".to_owned(), "/root".to_owned()),
+        ];
+        for variable in spec["env"].as_array().into_iter().flatten() {
+            let value = match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+                Some("metadata.name") => pod_name.clone(),
+                Some("metadata.namespace") => text(&pod["metadata"]["namespace"]),
+                Some("metadata.uid") => text(&pod["metadata"]["uid"]),
+                Some("spec.nodeName") => text(&pod["spec"]["nodeName"]),
+                Some("status.podIP") => text(&pod["status"]["podIP"]),
+                _ => text(&variable["value"]),
+            };
+            environment.push((text(&variable["name"]), value));
+        }
+        let words =
+            |value: &Value| -> Vec<String> { value.as_array().into_iter().flatten().map(text).collect() };
+        let interactive = (spec["stdin"] == true).then(|| {
+            let command = [words(&spec["command"]), words(&spec["args"])].concat();
+            if command.is_empty() { vec!["sh".to_owned()] } else { command }
+        });
+        Self {
+            files: Mutex::new(Files::new(&pod_name)),
+            pod: pod_name,
+            name: text(&spec["name"]),
+            environment,
+            interactive,
+        }
+    }
+
+    /// Its files, for one quick operation.
+    pub(super) fn files(&self) -> MutexGuard<'_, Files> {
+        // A panic elsewhere leaves the tree usable: every operation on it is complete in itself.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
