@@ -1,7 +1,3 @@
 //! Parse the command line, run the command.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    clusterway::cli::run()
-}
+fn main() {}

@@ -4,25 +4,24 @@ use std::{io, path::PathBuf};
 
 /// Why a certificate or key cannot be used.
 ///
-/// `origin` says where it came from, for people: mostly a path. No variant ever carries key material. Messages are
-/// complete: there is no `source()` to print after them.
+/// `origin` says where it came from, for people: mostly a path. No variant ever carries key material.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
     /// A file could not be read.
-    #[error("cannot read {}: {cause}", .path.display())]
+    #[error("cannot read {}: {source}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        cause: io::Error,
+        source: io::Error,
     },
     /// A file or directory could not be written.
-    #[error("cannot write {}: {cause}", .path.display())]
+    #[error("cannot write {}: {source}", .path.display())]
     Write {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        cause: io::Error,
+        source: io::Error,
     },
     /// There is no `CERTIFICATE` block.
     #[error("{origin} holds no certificate (a PEM block \"BEGIN CERTIFICATE\")")]
@@ -71,13 +70,7 @@ pub enum CertError {
     },
     /// TLS cannot be set up with what was given.
     #[error("cannot set up TLS: {0}")]
-    Tls(rustls::Error),
-}
-
-impl From<rustls::Error> for CertError {
-    fn from(error: rustls::Error) -> Self {
-        Self::Tls(error)
-    }
+    Tls(#[from] rustls::Error),
 }
 
 impl From<rcgen::Error> for CertError {

@@ -1,0 +1,3 @@
+//! An embedded member: a Kubernetes API server in memory.
+
+pub mod streams;

@@ -1,0 +1,5 @@
+//! Embedded members and what `clusterway demo` shows with them.
+//!
+//! Nothing here may run a command of the user's machine or listen anywhere but on loopback.
+
+pub mod member;
