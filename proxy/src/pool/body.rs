@@ -48,14 +48,11 @@ impl PooledBody {
     /// The response is complete.
     fn finish(&mut self) {
         let Some(lease) = self.lease.take() else { return };
+        let upload_over = self.upload.as_ref().is_none_or(|upload| upload.is_over());
         match &self.upload {
             // The peer counts an HTTP/2 stream until both directions are over.
-            Some(upload) if lease.is_http2() => {
-                if let Some(lease) = upload.hold(lease) {
-                    lease.complete();
-                }
-            }
-            _ => lease.complete(),
+            Some(upload) if lease.is_http2() && !upload_over => upload.hold(lease),
+            _ => lease.complete(upload_over),
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Books {
     pub(super) dialing: usize,
     /// HTTP/2 connections whose SETTINGS are not here yet.
     pub(super) settling: usize,
+    /// HTTP/1.1 connections whose exchange is over and that will be ready in a moment.
+    pub(super) returning: usize,
     /// Streams lent.
     pub(super) lent: usize,
     /// What the last dial found.
@@ -92,6 +94,7 @@ impl Books {
             open: 0,
             dialing: 0,
             settling: 0,
+            returning: 0,
             lent: 0,
             protocol: None,
             expected_streams: EXPECTED_STREAMS.min(config.max_streams_per_connection),
@@ -221,7 +224,8 @@ impl Books {
 
     /// How many waiters the connections on their way will serve.
     pub(super) fn provided(&self) -> usize {
-        (self.dialing + self.settling).saturating_mul(self.streams_per_dial())
+        let opening = (self.dialing + self.settling).saturating_mul(self.streams_per_dial());
+        opening.saturating_add(self.returning)
     }
 
     pub(super) fn streams_per_dial(&self) -> usize {

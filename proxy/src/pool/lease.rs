@@ -1,6 +1,6 @@
 //! One stream to the target, lent to one request.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
 use hyper::client::conn::{http1, http2};
 use tokio::{runtime::Handle, task::AbortHandle};
@@ -16,6 +16,8 @@ pub(super) struct Lease {
     pub(super) floor: u64,
     /// Whether the stream was used and its response has not come to a clean end.
     used: bool,
+    /// Whether the pool knows that it will be given back in a moment.
+    announced: bool,
 }
 
 pub(super) enum Stream {
@@ -46,7 +48,7 @@ impl Drop for Http1 {
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, stream: Stream, floor: u64) -> Self {
-        Self { pool, stream: Some(stream), floor, used: false }
+        Self { pool, stream: Some(stream), floor, used: false, announced: false }
     }
 
     /// The stream, from now on in use.
@@ -69,26 +71,26 @@ impl Lease {
         self.stream.take()
     }
 
-    /// The response is complete: an HTTP/1.1 connection may serve the next request, as soon as it is ready to.
-    pub(super) fn complete(mut self) {
+    /// The response is complete: an HTTP/1.1 connection may serve the next request, as soon as it is ready to. That
+    /// is now or in a moment, unless the request's body is still being sent.
+    pub(super) fn complete(mut self, upload_over: bool) {
         let Some(Stream::Http1(connection)) = &mut self.stream else { return };
         connection.reused = true;
         if connection.sender.is_ready() {
             self.used = false;
-            return;
-        }
-        if connection.sender.is_closed() {
-            return;
-        }
-        // hyper may still have to notice the end of the response, or to finish sending the request's body.
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(self.when_ready());
+        } else if !connection.sender.is_closed()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            if upload_over {
+                self.announced = true;
+                self.pool.returning();
+            }
+            runtime.spawn(self.come_back());
         }
     }
-}
 
-impl Lease {
-    async fn when_ready(mut self) {
+    /// Waits until hyper has noticed that the exchange is over.
+    async fn come_back(mut self) {
         if let Some(Stream::Http1(connection)) = &mut self.stream {
             self.used = connection.sender.ready().await.is_err();
         }
@@ -98,7 +100,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
-            self.pool.give_back(stream, mem::replace(&mut self.used, true));
+            self.pool.give_back(stream, self.used, self.announced);
         }
     }
 }

@@ -85,14 +85,21 @@ impl Pool {
         })
     }
 
-    /// Takes a stream back. An HTTP/1.1 connection that is still `used` is closed.
-    pub(super) fn give_back(self: &Arc<Self>, stream: Stream, used: bool) {
+    /// Takes a stream back. An HTTP/1.1 connection that is still `used` is closed. `announced` says that it was
+    /// announced as [`returning`](Self::returning).
+    pub(super) fn give_back(self: &Arc<Self>, stream: Stream, used: bool, announced: bool) {
         let useless = self.with_books(|books| {
+            books.returning -= usize::from(announced);
             let useless = books.put_back(stream, used);
             self.serve(books);
             useless
         });
         drop(useless);
+    }
+
+    /// An HTTP/1.1 connection will be given back in a moment: nobody needs to dial instead.
+    pub(super) fn returning(&self) {
+        self.with_books(|books| books.returning += 1);
     }
 
     /// Gives what there is to those who wait, and dials for the rest.

@@ -93,18 +93,27 @@ impl Upload {
         }
     }
 
-    /// Keeps `lease` until hyper is done with the body; gives it back if that is so already.
-    pub(super) fn hold(&self, lease: Lease) -> Option<Lease> {
+    /// Whether hyper is done with the body.
+    pub(super) fn is_over(&self) -> bool {
+        self.lock().is_over()
+    }
+
+    /// Keeps `lease` until hyper is done with the body.
+    pub(super) fn hold(&self, lease: Lease) {
         let mut state = self.lock();
-        if state.ended || state.released {
-            return Some(lease);
+        if !state.is_over() {
+            state.held = Some(lease);
         }
-        state.held = Some(lease);
-        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.ended || self.released
     }
 }
 
