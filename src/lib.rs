@@ -8,10 +8,13 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod cli;
 pub mod clusters;
+pub mod config;
 pub mod connection;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod gateway;
 pub mod identity;
 pub mod server;
+pub mod telemetry;

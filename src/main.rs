@@ -1,3 +1,7 @@
 //! Parse the command line, run the command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    clusterway::cli::run()
+}

@@ -4,24 +4,25 @@ use std::{io, path::PathBuf};
 
 /// Why a certificate or key cannot be used.
 ///
-/// `origin` says where it came from, for people: mostly a path. No variant ever carries key material.
+/// `origin` says where it came from, for people: mostly a path. No variant ever carries key material. Messages are
+/// complete: there is no `source()` to print after them.
 #[derive(Debug, thiserror::Error)]
 pub enum CertError {
     /// A file could not be read.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {cause}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file or directory could not be written.
-    #[error("cannot write {}: {source}", .path.display())]
+    #[error("cannot write {}: {cause}", .path.display())]
     Write {
         /// The file or directory.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// There is no `CERTIFICATE` block.
     #[error("{origin} holds no certificate (a PEM block \"BEGIN CERTIFICATE\")")]
@@ -70,7 +71,13 @@ pub enum CertError {
     },
     /// TLS cannot be set up with what was given.
     #[error("cannot set up TLS: {0}")]
-    Tls(#[from] rustls::Error),
+    Tls(rustls::Error),
+}
+
+impl From<rustls::Error> for CertError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error)
+    }
 }
 
 impl From<rcgen::Error> for CertError {

@@ -42,7 +42,7 @@ impl StateDirectory {
             .recursive(true)
             .mode(0o700)
             .create(&path)
-            .map_err(|source| CertError::Write { path: path.clone(), source })?;
+            .map_err(|cause| CertError::Write { path: path.clone(), cause })?;
         let _lock = lock(&path)?;
         let file = path.join(AUTHORITY);
         let authority = match fs::read(&file) {
@@ -52,7 +52,7 @@ impl StateDirectory {
                 write_whole(&file, authority.to_pem().as_bytes(), 0o600)?;
                 authority
             }
-            Err(source) => return Err(CertError::Read { path: file, source }),
+            Err(cause) => return Err(CertError::Read { path: file, cause }),
         };
         // The copy for clients is written again whenever it is not what it should be.
         let for_clients = path.join(AUTHORITY_CERTIFICATE);
@@ -170,7 +170,7 @@ fn same_names(kept: &[String], wanted: &[String]) -> bool {
 /// Locks the directory against other processes, and other openings in this one, until dropped.
 fn lock(directory: &Path) -> Result<File, CertError> {
     let path = directory.join(LOCK);
-    let failed = |source| CertError::Write { path: path.clone(), source };
+    let failed = |cause| CertError::Write { path: path.clone(), cause };
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -195,7 +195,7 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> Result<(), CertError> 
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().map_err(|source| CertError::Write { path: path.to_owned(), source })
+    write().map_err(|cause| CertError::Write { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]

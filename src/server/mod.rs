@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How often to say that the connection limit is reached.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(30);
 /// How long cut connections and tunnels have to notice.
-const CUT_GRACE: Duration = Duration::from_secs(1);
+const CUT_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves `listener` until `shutdown` says to drain, then drains and returns.
 ///

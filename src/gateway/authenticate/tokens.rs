@@ -35,16 +35,16 @@ struct Loaded {
     callers: HashMap<Digest, Arc<Caller>>,
 }
 
-/// What is wrong with a token file. Never shows a token.
+/// What is wrong with a token file. Never shows a token. Messages are complete: there is no `source()`.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
     /// It cannot be read.
-    #[error("cannot read the token file {}: {source}", .path.display())]
+    #[error("cannot read the token file {}: {cause}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Some of its lines cannot be used.
     #[error("token file {}: {}", .path.display(), list(.problems))]
@@ -182,7 +182,7 @@ fn caller(record: &StringRecord) -> Result<(Digest, Caller), &'static str> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenFileError> {
-    fs::read(path).map_err(|source| TokenFileError::Read { path: path.to_owned(), source })
+    fs::read(path).map_err(|cause| TokenFileError::Read { path: path.to_owned(), cause })
 }
 
 fn sha256(bytes: &[u8]) -> Digest {
