@@ -6,6 +6,8 @@
 
 mod frame;
 mod headers;
+#[cfg(test)]
+pub(super) mod testing;
 
 use std::{collections::HashMap, pin::pin};
 
