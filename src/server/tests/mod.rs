@@ -4,3 +4,4 @@ mod drain;
 mod hostile;
 mod http;
 mod support;
+mod trust;
