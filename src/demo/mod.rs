@@ -2,4 +2,6 @@
 //!
 //! Nothing here may run a command of the user's machine or listen anywhere but on loopback.
 
+pub mod client;
+mod handshake;
 pub mod member;

@@ -1,14 +1,10 @@
 //! From an HTTP request to an upgraded connection: which protocol, and the 101 that says so.
 
-use aws_lc_rs::digest;
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use upgrade_aware_proxy::ResponseBody;
 
 use super::{Kind, port_forward, refusal::Refusal, remote_command, websocket::Version};
-
-/// What RFC 6455, section 1.3, has appended to the key.
-const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+use crate::demo::handshake;
 
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
@@ -60,13 +56,9 @@ fn websocket<B>(kind: Kind, request: &Request<B>) -> Result<(Protocol, Response<
     };
     let offered: Vec<&str> = tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect();
     let (name, protocol) = choose(&offered, &served)?;
-    let mut digest = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-    digest.update(key.as_bytes());
-    digest.update(WEBSOCKET_GUID.as_bytes());
-    let accept = BASE64.encode(digest.finish());
     let mut response = switching("websocket");
     let headers = response.headers_mut();
-    if let Ok(accept) = HeaderValue::try_from(accept) {
+    if let Ok(accept) = HeaderValue::try_from(handshake::accept(key.as_bytes())) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
