@@ -62,8 +62,8 @@ pub enum CertError {
     Issue(String),
     /// The authority in the state directory is past its time.
     #[error(
-        "the authority in {} has expired or will within days: move the file away to have a new one made, and hand its \
-         certificate to your clients", .path.display()
+        "the authority in {} has expired or will within 90 days: move the file away to have a new one made at the \
+         next start, and hand its certificate to your clients", .path.display()
     )]
     AuthorityExpired {
         /// The file that holds it.
