@@ -15,8 +15,8 @@ use clap::Args;
 /// The flags of `clusterway serve`, as they were given.
 #[derive(Args, Clone, Debug)]
 pub struct ServeFlags {
-    /// Address and port to listen on. Only this machine can connect to the default; use 0.0.0.0:8443 or [::]:8443
-    /// to serve others
+    /// Address and port to listen on. Only this machine can connect to the default; use 0.0.0.0:8443 to
+    /// serve others
     #[arg(long, value_name = "IP:PORT", env = "CLUSTERWAY_LISTEN", default_value = "127.0.0.1:8443")]
     pub listen: SocketAddr,
 
