@@ -147,6 +147,9 @@ async fn attempt(
         }
         Some(Stream::Http1(connection)) => {
             to_origin_form(&mut head);
+            if upload.is_some() {
+                frame_body_of_get(&mut head).map_err(Failure::of)?;
+            }
             let request = Request::from_parts(head, Upload::outgoing(upload));
             head_within(head_timeout, upload, connection.sender.try_send_request(request)).await
         }
@@ -172,6 +175,19 @@ fn to_origin_form(head: &mut Parts) {
     }
     let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     head.uri = Uri::from(path);
+}
+
+/// Spells out that a GET has a body of unknown length; hyper leaves the body away otherwise.
+fn frame_body_of_get(head: &mut Parts) -> Result<(), SendError> {
+    let unframed = matches!(head.method, Method::GET | Method::HEAD)
+        && !head.headers.contains_key(header::CONTENT_LENGTH);
+    if unframed {
+        let chunked = HeaderValue::from_static("chunked");
+        head.headers
+            .try_insert(header::TRANSFER_ENCODING, chunked)
+            .map_err(|error| SendError::NotProcessed(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Waits for the response head, for `limit` from now on, or from the moment at which the upload last moved.
