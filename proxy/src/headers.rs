@@ -11,6 +11,7 @@ use http::{
         CONNECTION, CONTENT_LENGTH, EXPECT, HOST, InvalidHeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
         SEC_WEBSOCKET_PROTOCOL, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
+    uri::Authority,
 };
 
 use crate::{HeaderEdits, ProxyError};
@@ -51,13 +52,14 @@ const NEVER_SET: [HeaderName; 10] = [
 
 /// Makes the client's headers the target's: strips, edits, verifies.
 ///
-/// `upgrade` is the protocol of an upgrade request; it alone survives of the connection's headers. `Host` is removed,
-/// since the target's authority takes its place.
+/// `upgrade` is the protocol of an upgrade request; it alone survives of the connection's headers. `Host` becomes the
+/// target's authority.
 ///
 /// # Errors
 /// [`ProxyError::Assembly`] when what `edits` sets could not be put there exactly. Nothing may be sent then.
 pub(crate) fn prepare_request(
     headers: &mut HeaderMap,
+    authority: &Authority,
     edits: &HeaderEdits,
     upgrade: Option<HeaderValue>,
 ) -> Result<(), ProxyError> {
@@ -68,10 +70,10 @@ pub(crate) fn prepare_request(
     }
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
-    headers.remove(HOST);
 
     let put =
         |headers: &mut HeaderMap, name, value| headers.try_insert(name, value).map_err(too_many).map(drop);
+    put(headers, HOST, host(authority)?)?;
     if let Some(protocol) = upgrade {
         put(headers, CONNECTION, HeaderValue::from_static("Upgrade"))?;
         put(headers, UPGRADE, protocol)?;
@@ -198,6 +200,14 @@ fn verify(headers: &HeaderMap, edits: &HeaderEdits) -> Result<(), ProxyError> {
         Some(name) => Err(ProxyError::Assembly(format!("header {name} was removed and is still there"))),
         None => Ok(()),
     }
+}
+
+/// The authority without user information, which is for `Authorization` and never for `Host`.
+fn host(authority: &Authority) -> Result<HeaderValue, ProxyError> {
+    let authority = authority.as_str();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    HeaderValue::try_from(host)
+        .map_err(|_| ProxyError::Assembly("the target's authority is no header value".to_owned()))
 }
 
 fn header_name(token: &[u8]) -> Result<HeaderName, InvalidHeaderName> {

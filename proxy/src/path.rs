@@ -22,6 +22,14 @@ pub(crate) fn outgoing(target: &Target, client: &Uri) -> Result<PathAndQuery, Pr
         .or_else(|| client.path_and_query())
         .ok_or_else(|| unforwardable("the request has none"))?;
     let base = target.base_path.as_str();
+    let join = |base: &[&str]| {
+        PathAndQuery::try_from([base.concat().as_str(), asked.as_str()].concat())
+            .map_err(|error| ProxyError::UnforwardablePath(error.to_string()))
+    };
+    if asked.as_str().starts_with('?') {
+        // `GET http://host?query`: an empty path is the root (RFC 9110 §4.2.3).
+        return join(&[base, "/"]);
+    }
     if base.is_empty() {
         return Ok(asked.clone());
     }
@@ -31,8 +39,7 @@ pub(crate) fn outgoing(target: &Target, client: &Uri) -> Result<PathAndQuery, Pr
     if has_dot_segments(asked.path()) {
         return Err(unforwardable("it holds a dot segment, and the target is confined to a base path"));
     }
-    PathAndQuery::try_from([base, asked.as_str()].concat())
-        .map_err(|error| ProxyError::UnforwardablePath(error.to_string()))
+    join(&[base])
 }
 
 /// `scheme://authority` in front of `path`.

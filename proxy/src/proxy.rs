@@ -108,7 +108,7 @@ impl Proxy {
         }
         let asked = path::outgoing(&target, request.uri())?;
         let (mut head, body) = request.into_parts();
-        headers::prepare_request(&mut head.headers, &target.edits, None)?;
+        headers::prepare_request(&mut head.headers, &target.authority, &target.edits, None)?;
         // The extensions stay here: they are the server's and the caller's, and some mean something to hyper's client.
         let mut outgoing = Request::new(RequestBody::new(body));
         *outgoing.method_mut() = head.method;

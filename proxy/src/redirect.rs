@@ -165,6 +165,3 @@ fn escape(reference: &[u8]) -> String {
 fn split_before(text: &str, delimiter: char) -> (&str, &str) {
     text.split_at(text.find(delimiter).unwrap_or(text.len()))
 }
-
-#[cfg(test)]
-mod tests;

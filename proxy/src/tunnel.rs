@@ -52,9 +52,16 @@ where
     let mut patience = Patience::default();
     poll_fn(|cx| {
         let before = (to_target.moved, to_client.moved);
-        let upward = to_target.poll(cx, client, target);
-        let downward = to_client.poll(cx, target, client);
-        if to_target.is_lost() || to_client.is_lost() || (upward.is_ready() && downward.is_ready()) {
+        let mut done = to_target.poll(cx, client, target).is_ready();
+        done &= to_client.poll(cx, target, client).is_ready();
+        // A stream that cannot be read any more cannot be written either.
+        if to_client.source_is_broken && to_target.give_up() {
+            done = to_target.poll(cx, client, target).is_ready();
+        }
+        if to_target.source_is_broken && to_client.give_up() {
+            done = to_client.poll(cx, target, client).is_ready();
+        }
+        if done {
             return Poll::Ready(());
         }
         if !to_target.is_over() && !to_client.is_over() {
@@ -99,6 +106,7 @@ struct Direction {
     written: usize,
     unflushed: bool,
     moved: u64,
+    source_is_broken: bool,
     state: State,
 }
 
@@ -112,21 +120,22 @@ enum State {
     /// Nobody takes the bytes any more. They are still read, since closing a socket over unread bytes resets it,
     /// and a reset throws away what is on its way in the other direction.
     Draining,
-    /// The source broke; what was read is being flushed.
-    Failing,
-    /// Ended in order.
+    /// Nothing more will come.
     Done,
-    /// The source is broken, and with it both directions.
-    Lost,
 }
 
 impl Direction {
     fn is_over(&self) -> bool {
-        matches!(self.state, State::Done | State::Draining | State::Lost)
+        matches!(self.state, State::Done | State::Draining)
     }
 
-    fn is_lost(&self) -> bool {
-        self.state == State::Lost
+    /// Stops writing, since the sink is broken. False if there was nothing to stop.
+    fn give_up(&mut self) -> bool {
+        let stops = !self.is_over();
+        if stops {
+            self.state = State::Draining;
+        }
+        stops
     }
 
     /// Ready when nothing more will come of this direction.
@@ -143,16 +152,15 @@ impl Direction {
                     let _gone = ready!(Pin::new(&mut *sink).poll_shutdown(cx));
                     self.state = State::Done;
                 }
-                State::Failing => {
-                    let _gone = ready!(Pin::new(&mut *sink).poll_flush(cx));
-                    self.state = State::Lost;
-                }
                 State::Draining => match ready!(poll_read(cx, source, |_, _| ())) {
                     Ok(0) => self.state = State::Done,
                     Ok(_) => {}
-                    Err(_) => self.state = State::Lost,
+                    Err(_) => {
+                        self.source_is_broken = true;
+                        self.state = State::Done;
+                    }
                 },
-                State::Done | State::Lost => return Poll::Ready(()),
+                State::Done => return Poll::Ready(()),
             }
         }
     }
@@ -171,11 +179,11 @@ impl Direction {
             let read = poll_read(cx, source, |cx, bytes| self.write_or_keep(cx, sink, bytes));
             match read {
                 Poll::Ready(Ok(0)) => self.state = State::Closing,
-                // TLS without close_notify: as much of an end as a plain FIN is.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Err(error)) => {
+                    // TLS without close_notify is as much of an end as a plain FIN is.
+                    self.source_is_broken = error.kind() != io::ErrorKind::UnexpectedEof;
                     self.state = State::Closing;
                 }
-                Poll::Ready(Err(_)) => self.state = State::Failing,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     if self.unflushed {

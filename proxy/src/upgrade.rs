@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, client::conn::http1, upgrade::OnUpgrade};
@@ -126,11 +126,7 @@ where
 {
     let path = path::outgoing(target, request.uri())?;
     let (mut head, body) = request.into_parts();
-    headers::prepare_request(&mut head.headers, &target.edits, Some(protocol.clone()))?;
-    let host = HeaderValue::try_from(target.authority.as_str())
-        .map_err(|_| ProxyError::Assembly("the target's authority is no header value".to_owned()))?;
-    head.headers.try_insert(HOST, host).map_err(|error| ProxyError::Assembly(error.to_string()))?;
-
+    headers::prepare_request(&mut head.headers, &target.authority, &target.edits, Some(protocol.clone()))?;
     let body = RequestBody::new(body);
     if head.method == Method::GET && !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
         // hyper leaves away the body of a GET unless its framing is spelled out.
