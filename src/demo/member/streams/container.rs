@@ -1,10 +1,14 @@
 //! One demo container: its name, its environment and its files.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::files::Files;
+
+/// How many shells may run in a container at once; what a script can multiply itself into ends here.
+pub(super) const MOST_PROCESSES: usize = 128;
 
 /// What runs in a demo pod. It lives as long as the pod.
 #[derive(Debug)]
@@ -18,6 +22,7 @@ pub(super) struct Container {
     /// What `attach` finds: the command of a container that keeps its stdin open, else nothing but its log.
     pub(super) interactive: Option<Vec<String>>,
     files: Mutex<Files>,
+    processes: Arc<Semaphore>,
 }
 
 impl Container {
@@ -53,7 +58,13 @@ impl Container {
             name: text(&spec["name"]),
             environment,
             interactive,
+            processes: Arc::new(Semaphore::new(MOST_PROCESSES)),
         }
+    }
+
+    /// Room for one more shell, for as long as what is returned lives; `None` if there are [`MOST_PROCESSES`].
+    pub(super) fn process(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.processes).try_acquire_owned().ok()
     }
 
     /// Its files, for one quick operation.

@@ -40,14 +40,19 @@ enum Operation {
 /// Why an archive cannot be read on.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
+    /// A header that is none.
     #[error("This does not look like a tar archive")]
     NotTar,
+    /// It ends in the middle.
     #[error("Unexpected EOF in archive")]
     Truncated,
+    /// An extended header longer than [`LONGEST_EXTENSION`].
     #[error("{0}: Name or header too long")]
     LongExtension(String),
+    /// A member cannot be written.
     #[error("{0}: Cannot write: {1}")]
     Write(String, FileError),
+    /// Nobody reads what is said about it.
     #[error(transparent)]
     Output(#[from] WriteError),
 }

@@ -318,13 +318,17 @@ fn test(shell: &Shell, arguments: &[String]) -> i32 {
 }
 
 async fn env(shell: &Shell, arguments: &[String], stdio: &Stdio) -> Ended {
-    let mut child = shell.clone();
+    let mut child = match shell.fork() {
+        Ok(child) => child,
+        Err(trouble) => return stdio.complain(2, format!("env: {trouble}")).await,
+    };
     let mut arguments = arguments;
     while let Some((first, rest)) = arguments.split_first()
         && let Some((name, value)) = first.split_once('=')
     {
-        child.exported.insert(name.to_owned());
-        child.variables.insert(name.to_owned(), value.to_owned());
+        if let Err(trouble) = child.export(name, value.to_owned()) {
+            return stdio.complain(2, format!("env: {trouble}")).await;
+        }
         arguments = rest;
     }
     match arguments.split_first() {
@@ -348,14 +352,13 @@ async fn export(shell: &mut Shell, arguments: &[String], stdio: &Stdio) -> Ended
         }
     }
     for argument in arguments {
-        let name = match argument.split_once('=') {
-            Some((name, value)) => {
-                shell.variables.insert(name.to_owned(), value.to_owned());
-                name
-            }
-            None => argument,
+        let (name, value) = match argument.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            None => (argument.as_str(), shell.variable(argument)),
         };
-        shell.exported.insert(name.to_owned());
+        if let Err(trouble) = shell.export(name, value) {
+            return stdio.complain(2, format!("sh: export: {trouble}")).await;
+        }
     }
     Ok(0)
 }

@@ -4,8 +4,10 @@
 
 mod archive;
 mod commands;
+mod expand;
 mod parse;
 mod text;
+mod token;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,14 +19,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{
     container::Container,
     files,
     pipe::{DEPTH, Input, Output, SharedInput, WriteError},
 };
-use parse::{Command, Condition, Piece, Pipeline, Redirection, Script, Target, Word};
+use parse::{Command, Condition, Pipeline, Redirection, Script, Target};
 
 /// The exit status of a command that nobody knows.
 pub(super) const NOT_FOUND: i32 = 127;
@@ -34,6 +36,8 @@ pub(super) const INTERRUPTED: i32 = 130;
 const BROKEN_PIPE: i32 = 141;
 /// How deep `sh -c` may nest.
 const DEEPEST: u8 = 16;
+/// How long the words of one command may be together, in bytes, after variables are replaced.
+const LONGEST_COMMAND: usize = 1 << 20;
 /// The longest line of a script read from standard input, in bytes.
 const LONGEST_LINE: usize = 64 << 10;
 
@@ -86,8 +90,24 @@ impl TerminalSize {
     }
 }
 
+/// Why a command of a script is not run; the text is what the shell says.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// The container has its most processes already.
+    #[error("can't fork: Resource temporarily unavailable")]
+    Fork,
+    /// The variables would grow past their limit; which one was to be set.
+    #[error("{0}: not enough memory for variables")]
+    Variables(String),
+    /// The words of a command are longer than [`LONGEST_COMMAND`].
+    #[error("argument list too long")]
+    Arguments,
+    /// A file cannot be opened.
+    #[error("{0}")]
+    Redirection(String),
+}
+
 /// The state of one shell.
-#[derive(Clone)]
 pub(super) struct Shell {
     container: Arc<Container>,
     terminal: Option<Terminal>,
@@ -99,6 +119,8 @@ pub(super) struct Shell {
     status: i32,
     exit: Option<i32>,
     depth: u8,
+    /// Its place among the container's processes; the first of a session has it for nothing.
+    _process: Option<OwnedSemaphorePermit>,
 }
 
 impl Shell {
@@ -116,7 +138,25 @@ impl Shell {
             status: 0,
             exit: None,
             depth: 0,
+            _process: None,
         }
+    }
+
+    /// A copy that lives on by itself.
+    fn fork(&self) -> Result<Self, Trouble> {
+        let process = self.container.process().ok_or(Trouble::Fork)?;
+        Ok(Self {
+            container: Arc::clone(&self.container),
+            terminal: self.terminal.clone(),
+            variables: self.variables.clone(),
+            exported: self.exported.clone(),
+            directory: self.directory.clone(),
+            arguments: self.arguments.clone(),
+            status: self.status,
+            exit: None,
+            depth: self.depth,
+            _process: Some(process),
+        })
     }
 
     /// Runs `command` as an exec does, without looking at it as a script; its exit status.
@@ -193,7 +233,7 @@ impl Shell {
         if commands.len() == 1 {
             // Alone, a command changes this shell: `cd`, `export`, `exit`.
             return match commands.pop() {
-                Some(command) => self.command(&command, stdio.clone()).await,
+                Some(command) => self.tell(&command, stdio.clone()).await,
                 None => 0,
             };
         }
@@ -201,7 +241,13 @@ impl Shell {
         let mut input = Arc::clone(&stdio.input);
         let mut stages = Vec::with_capacity(commands.len());
         for (index, command) in commands.into_iter().enumerate() {
-            let mut shell = self.clone();
+            let mut shell = match self.fork() {
+                Ok(shell) => shell,
+                Err(trouble) => {
+                    let _ = stdio.error.write(format!("sh: {trouble}\n")).await;
+                    return 2;
+                }
+            };
             let mut own = Stdio { input, ..stdio.clone() };
             input = Input::empty().shared();
             if index < last {
@@ -210,58 +256,76 @@ impl Shell {
                 input = Input::pipe(receiver).shared();
             }
             stages.push(async move {
-                let status = shell.command(&command, own).await;
+                let status = shell.tell(&command, own).await;
                 shell.exit.unwrap_or(status)
             });
         }
         join_all(stages).await.pop().unwrap_or_default()
     }
 
-    async fn command(&mut self, command: &Command, mut stdio: Stdio) -> i32 {
-        for redirection in &command.redirections {
-            if let Err(message) = self.redirect(redirection, &mut stdio) {
-                let _ = stdio.error.write(format!("sh: {message}\n")).await;
-                return 1;
+    /// Runs `command`, or says why not.
+    async fn tell(&mut self, command: &Command, stdio: Stdio) -> i32 {
+        // A script can be long and never wait for anything.
+        tokio::task::coop::consume_budget().await;
+        let error = stdio.error.clone();
+        match self.command(command, stdio).await {
+            Ok(status) => status,
+            Err(trouble) => {
+                let _ = error.write(format!("sh: {trouble}\n")).await;
+                if matches!(trouble, Trouble::Redirection(_)) { 1 } else { 2 }
             }
         }
-        let words: Vec<String> = command.words.iter().flat_map(|word| self.expand(word)).collect();
-        let assignments: Vec<(String, String)> = command
-            .assignments
-            .iter()
-            .map(|(name, word)| (name.clone(), self.expand(word).join(" ")))
-            .collect();
+    }
+
+    async fn command(&mut self, command: &Command, mut stdio: Stdio) -> Result<i32, Trouble> {
+        for redirection in &command.redirections {
+            self.redirect(redirection, &mut stdio)?;
+        }
+        let mut room = LONGEST_COMMAND;
+        let mut words = Vec::new();
+        for word in &command.words {
+            words.extend(self.expand(word, &mut room)?);
+        }
+        let mut assignments = Vec::new();
+        for (name, word) in &command.assignments {
+            assignments.push((name, self.expand(word, &mut room)?.join(" ")));
+        }
         let Some((name, arguments)) = words.split_first() else {
-            self.variables.extend(assignments);
-            return 0;
+            for (name, value) in assignments {
+                self.set(name, value)?;
+            }
+            return Ok(0);
         };
         if !self.knows(name) {
             let _ = stdio.error.write(format!("sh: {name}: not found\n")).await;
-            return NOT_FOUND;
+            return Ok(NOT_FOUND);
         }
         if assignments.is_empty() {
-            return self.invoke(name, arguments, &stdio).await;
+            return Ok(self.invoke(name, arguments, &stdio).await);
         }
-        let mut child = self.clone();
-        child.exported.extend(assignments.iter().map(|(name, _)| name.clone()));
-        child.variables.extend(assignments);
-        child.invoke(name, arguments, &stdio).await
+        let mut child = self.fork()?;
+        for (name, value) in assignments {
+            child.export(name, value)?;
+        }
+        Ok(child.invoke(name, arguments, &stdio).await)
     }
 
-    fn redirect(&self, redirection: &Redirection, stdio: &mut Stdio) -> Result<(), String> {
+    fn redirect(&self, redirection: &Redirection, stdio: &mut Stdio) -> Result<(), Trouble> {
+        let path = |word| Ok::<_, Trouble>(self.expand(word, &mut LONGEST_COMMAND.clone())?.join(" "));
         let output = match &redirection.target {
             Target::Read(word) => {
-                stdio.input = self.open(&self.expand(word).join(" "))?.shared();
+                stdio.input = self.open(&path(word)?).map_err(Trouble::Redirection)?.shared();
                 return Ok(());
             }
             Target::Same(1) => stdio.output.clone(),
             Target::Same(_) => stdio.error.clone(),
-            Target::Write(word) => self.create(&self.expand(word).join(" "), true)?,
-            Target::Append(word) => self.create(&self.expand(word).join(" "), false)?,
+            Target::Write(word) => self.create(&path(word)?, true).map_err(Trouble::Redirection)?,
+            Target::Append(word) => self.create(&path(word)?, false).map_err(Trouble::Redirection)?,
         };
         match redirection.descriptor {
             2 => stdio.error = output,
             1 => stdio.output = output,
-            _ => return Err("only 1> and 2> can be written to".to_owned()),
+            _ => return Err(Trouble::Redirection("only 1> and 2> can be written to".to_owned())),
         }
         Ok(())
     }
@@ -299,68 +363,12 @@ impl Shell {
         files::resolve(&self.directory, path)
     }
 
-    fn expand(&self, word: &Word) -> Vec<String> {
-        let mut fields: Vec<String> = Vec::new();
-        // What is being put together; `None` between fields.
-        let mut field: Option<String> = None;
-        for (index, piece) in word.0.iter().enumerate() {
-            match piece {
-                Piece::Text { text, quoted } => {
-                    let home = index == 0 && !quoted && (text == "~" || text.starts_with("~/"));
-                    let field = field.get_or_insert_default();
-                    if home {
-                        field.push_str(&self.variable("HOME"));
-                        field.push_str(&text[1..]);
-                    } else {
-                        field.push_str(text);
-                    }
-                }
-                Piece::Variable { name, quoted: true } => {
-                    field.get_or_insert_default().push_str(&self.variable(name));
-                }
-                Piece::Variable { name, quoted: false } => {
-                    let value = self.variable(name);
-                    if value.starts_with(char::is_whitespace) {
-                        fields.extend(field.take());
-                    }
-                    for (index, part) in value.split_whitespace().enumerate() {
-                        if index > 0 {
-                            fields.extend(field.take());
-                        }
-                        field.get_or_insert_default().push_str(part);
-                    }
-                    if value.ends_with(char::is_whitespace) {
-                        fields.extend(field.take());
-                    }
-                }
-            }
-        }
-        fields.extend(field);
-        fields
-    }
-
-    fn variable(&self, name: &str) -> String {
-        let size = |pick: fn(&TerminalSize) -> &AtomicU32| {
-            self.terminal.as_ref().map(|terminal| pick(&terminal.size).load(Ordering::Relaxed).to_string())
-        };
-        match name {
-            "?" => self.status.to_string(),
-            "$" => "1".to_owned(),
-            "#" => (self.arguments.len().saturating_sub(1)).to_string(),
-            "@" | "*" => self.arguments.get(1..).unwrap_or_default().join(" "),
-            "PWD" => self.directory.clone(),
-            "COLUMNS" => size(|size| &size.columns).unwrap_or_default(),
-            "LINES" => size(|size| &size.lines).unwrap_or_default(),
-            _ => match name.parse::<usize>() {
-                Ok(index) => self.arguments.get(index).cloned().unwrap_or_default(),
-                Err(_) => self.variables.get(name).cloned().unwrap_or_default(),
-            },
-        }
-    }
-
     /// `sh`: `-c SCRIPT`, a script file, or line by line from standard input with a prompt on a terminal.
     async fn nested(&self, arguments: &[String], stdio: &Stdio) -> Result<i32, WriteError> {
-        let mut shell = self.clone();
+        let mut shell = match self.fork() {
+            Ok(shell) => shell,
+            Err(trouble) => return stdio.complain(2, format!("sh: {trouble}")).await,
+        };
         shell.depth += 1;
         shell.status = 0;
         if shell.depth > DEEPEST {

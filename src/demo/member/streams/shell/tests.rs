@@ -152,6 +152,27 @@ async fn nesting_has_an_end() {
 }
 
 #[tokio::test]
+async fn a_script_that_multiplies_itself_is_stopped() {
+    let ran = script("echo 'sh /tmp/s | sh /tmp/s | sh /tmp/s' > /tmp/s; sh /tmp/s; echo still here").await;
+    assert!(ran.error.contains("can't fork"), "{}", ran.error);
+    assert_eq!(ran.output, "still here\n");
+    let doubling = "A=$A$A; ".repeat(40);
+    let ran = script(&format!("A=x; {doubling}")).await;
+    assert!(ran.error.contains("A: not enough memory for variables"), "{}", ran.error);
+    let many = "$A".repeat(20);
+    let text = format!("A=x; {}echo \"{many}\"", "A=$A$A; ".repeat(17));
+    assert!(script(&text).await.error.contains("argument list too long"));
+}
+
+#[tokio::test]
+async fn an_endless_script_can_be_interrupted() {
+    let endless = format!("echo '{}' > /tmp/s; sh /tmp/s", "sh /tmp/s; ".repeat(50));
+    let container = container();
+    let running = script_in(&container, &endless, "");
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(100), running).await.is_err());
+}
+
+#[tokio::test]
 async fn containers_do_not_see_each_others_files() {
     let (one, two) = (container(), container());
     script_in(&one, "echo secret > /tmp/x", "").await;

@@ -14,6 +14,8 @@ use super::{
 const LONGEST_LINE: usize = 1 << 20;
 /// How much `tail` may remember, in bytes.
 const LONGEST_TAIL: usize = 4 << 20;
+/// How many pieces `tail` may remember.
+const MOST_PIECES: usize = 64 << 10;
 
 /// `echo`, with `-n` and `-e` for what people use of it.
 pub(super) async fn echo(arguments: &[String], stdio: &Stdio) -> Ended {
@@ -172,7 +174,7 @@ pub(super) async fn tail(shell: &Shell, arguments: &[String], stdio: &Stdio) -> 
             loop {
                 let first = kept.front().map_or(0, Bytes::len);
                 let too_many = if span.bytes { held - first >= span.count } else { kept.len() > span.count };
-                if kept.is_empty() || !(too_many || held > LONGEST_TAIL) {
+                if kept.is_empty() || !(too_many || held > LONGEST_TAIL || kept.len() > MOST_PIECES) {
                     break;
                 }
                 held -= first;
