@@ -31,6 +31,23 @@ pub struct Target {
     pub upstream: Arc<Upstream>,
 }
 
+impl Target {
+    /// A target whose paths are the client's, with no header edits and the default policy for redirects. The fields
+    /// are there to be changed.
+    pub fn new(scheme: Scheme, authority: Authority, upstream: Arc<Upstream>) -> Self {
+        Self {
+            scheme,
+            authority,
+            base_path: BasePath::default(),
+            path_and_query: None,
+            client_prefix: Arc::default(),
+            edits: HeaderEdits::default(),
+            redirects: RedirectPolicy::default(),
+            upstream,
+        }
+    }
+}
+
 /// A path prefix such as `/k8s/clusters/c-1`, or nothing. Never ends in a slash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BasePath(Arc<str>);

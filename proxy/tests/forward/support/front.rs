@@ -8,8 +8,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 use upgrade_aware_proxy::{
-    BasePath, Dial, HeaderEdits, PlainErrors, PoolConfig, Proxy, RedirectPolicy, Target, Timeouts, Tunnels,
-    UpgradeProtocols, Upstream,
+    Dial, PlainErrors, PoolConfig, Proxy, Target, Timeouts, Tunnels, UpgradeProtocols, Upstream,
 };
 
 use super::{Http, raw::Socket};
@@ -19,16 +18,8 @@ pub(crate) const AUTHORITY: &str = "member.test:8443";
 
 /// A target with nothing special about it.
 pub(crate) fn target(dial: impl Dial) -> Target {
-    Target {
-        scheme: http::uri::Scheme::HTTP,
-        authority: AUTHORITY.parse().unwrap(),
-        base_path: BasePath::default(),
-        path_and_query: None,
-        client_prefix: "".into(),
-        edits: HeaderEdits::default(),
-        redirects: RedirectPolicy::default(),
-        upstream: Upstream::new(Arc::new(dial), PoolConfig::default()),
-    }
+    let upstream = Upstream::new(Arc::new(dial), PoolConfig::default());
+    Target::new(http::uri::Scheme::HTTP, AUTHORITY.parse().unwrap(), upstream)
 }
 
 pub(crate) fn proxy() -> Proxy {
