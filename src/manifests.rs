@@ -1,0 +1,301 @@
+//! Folders of Kubernetes manifests, followed by content.
+//!
+//! A folder is read as `kubectl apply -f FOLDER` reads it: `*.yaml`, `*.yml` and `*.json`, not its subfolders; several
+//! documents to a file, and `List`s of objects. Names that start with a dot are skipped, so that the symlinks of a
+//! projected volume count once.
+//!
+//! A file that cannot be read keeps its last good version in force. No error may show what stands in a file: it may be
+//! a Secret.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+/// One object and where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// `folder/east.yaml, document 2`; for people.
+    pub origin: String,
+    /// `kind`.
+    pub kind: String,
+    /// `apiVersion`.
+    pub api_version: String,
+    /// All of it.
+    pub value: Value,
+}
+
+/// A file or folder that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// The folder cannot be listed.
+    #[error("{}: cannot read the folder: {why}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The file cannot be read.
+    #[error("{}: cannot read the file: {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// Not YAML, or not JSON.
+    #[error("{}: {why}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What, and where.
+        why: String,
+    },
+    /// YAML or JSON, but no Kubernetes object.
+    #[error("{origin}: {key:?} is missing or not a string: every manifest needs apiVersion and kind")]
+    NotAnObject {
+        /// File and document.
+        origin: String,
+        /// Which key.
+        key: &'static str,
+    },
+}
+
+/// A folder and what it held when it was last looked at.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    files: BTreeMap<PathBuf, File>,
+    unreadable: Option<ManifestError>,
+}
+
+#[derive(Debug)]
+struct File {
+    /// What was read, good or bad; `Err` when it could not be read at all.
+    seen: Result<Vec<u8>, String>,
+    /// The last good version.
+    documents: Vec<Document>,
+    problem: Option<ManifestError>,
+}
+
+impl Folder {
+    /// A folder that has not been looked at yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), files: BTreeMap::new(), unreadable: None }
+    }
+
+    /// Looks again. True if anything is different, for better or worse. Blocks.
+    pub fn poll(&mut self) -> bool {
+        let paths = match list(&self.path) {
+            Ok(paths) => paths,
+            Err(error) => {
+                let unreadable = ManifestError::Folder { path: self.path.clone(), why: error.to_string() };
+                // What was in it stays: a folder that is gone for a moment is not the end of all clusters.
+                return self.unreadable.replace(unreadable.clone()) != Some(unreadable);
+            }
+        };
+        let mut changed = self.unreadable.take().is_some();
+        let before = self.files.len();
+        self.files.retain(|path, _| paths.contains(path));
+        changed |= self.files.len() != before;
+        for path in paths {
+            changed |= self.poll_file(path);
+        }
+        changed
+    }
+
+    fn poll_file(&mut self, path: PathBuf) -> bool {
+        let seen = fs::read(&path).map_err(|error| error.to_string());
+        if self.files.get(&path).is_some_and(|known| known.seen == seen) {
+            return false;
+        }
+        let parsed = match &seen {
+            Ok(bytes) => parse(&path, bytes),
+            Err(why) => Err(ManifestError::File { path: path.clone(), why: why.clone() }),
+        };
+        let file = match parsed {
+            Ok(documents) => File { seen, documents, problem: None },
+            Err(problem) => {
+                let last_good = self.files.remove(&path).map(|known| known.documents);
+                File { seen, documents: last_good.unwrap_or_default(), problem: Some(problem) }
+            }
+        };
+        self.files.insert(path, file);
+        true
+    }
+
+    /// Every object in it; of files that cannot be read, the last good version.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.files.values().flat_map(|file| &file.documents)
+    }
+
+    /// What cannot be read.
+    pub fn problems(&self) -> impl Iterator<Item = &ManifestError> {
+        self.unreadable.iter().chain(self.files.values().filter_map(|file| file.problem.as_ref()))
+    }
+}
+
+fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let is_manifest = !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"));
+        // Follows symlinks; one that leads nowhere is a file that cannot be read.
+        if is_manifest && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Every object in a file; JSON is YAML enough.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Document>, ManifestError> {
+    let syntax = |why: String| ManifestError::Syntax { path: path.to_owned(), why };
+    let text = std::str::from_utf8(bytes).map_err(|error| syntax(format!("not UTF-8: {error}")))?;
+    // Without its snippet: the lines around an error may be somebody's key.
+    let values: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| syntax(error.without_snippet().to_string()))?;
+    let mut documents = Vec::new();
+    for (index, value) in values.into_iter().enumerate() {
+        let origin = format!("{}, document {}", path.display(), index + 1);
+        flatten(origin, value, &mut documents)?;
+    }
+    Ok(documents)
+}
+
+fn flatten(origin: String, value: Value, documents: &mut Vec<Document>) -> Result<(), ManifestError> {
+    let text = |key: &'static str| match value.get(key) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        _ => Err(ManifestError::NotAnObject { origin: origin.clone(), key }),
+    };
+    let (kind, api_version) = (text("kind")?, text("apiVersion")?);
+    let is_list = kind.ends_with("List") && value.get("items").is_some_and(Value::is_array);
+    if !is_list {
+        documents.push(Document { origin, kind, api_version, value });
+        return Ok(());
+    }
+    let Value::Object(mut list) = value else { return Ok(()) };
+    let Some(Value::Array(items)) = list.remove("items") else { return Ok(()) };
+    for (index, mut item) in items.into_iter().enumerate() {
+        // The items of a typed list (`SecretList`) need not repeat what the list says.
+        if let (Some(of), Value::Object(fields)) =
+            (kind.strip_suffix("List").filter(|of| !of.is_empty()), &mut item)
+        {
+            fields.entry("kind").or_insert_with(|| of.into());
+            fields.entry("apiVersion").or_insert_with(|| api_version.clone().into());
+        }
+        flatten(format!("{origin}, item {}", index + 1), item, documents)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Folder) -> Vec<String> {
+        folder
+            .documents()
+            .map(|document| document.value["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    fn secret(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\n")
+    }
+
+    #[test]
+    fn documents_lists_and_json_are_all_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let several = format!("---\n{}---\n\n---\n{}", secret("a"), secret("b"));
+        fs::write(folder.path().join("several.yaml"), several).unwrap();
+        fs::write(
+            folder.path().join("list.json"),
+            r#"{"apiVersion": "v1", "kind": "SecretList", "items": [{"metadata": {"name": "c"}}]}"#,
+        )
+        .unwrap();
+        fs::write(folder.path().join("notes.txt"), "nothing").unwrap();
+        fs::write(folder.path().join(".hidden.yaml"), secret("hidden")).unwrap();
+        let mut read = Folder::new(folder.path());
+        assert!(read.poll());
+        assert_eq!(names(&read), ["c", "a", "b"]);
+        let origins: Vec<_> =
+            read.documents().map(|document| document.origin.rsplit_once('/').unwrap().1).collect();
+        assert_eq!(
+            origins,
+            ["list.json, document 1, item 1", "several.yaml, document 1", "several.yaml, document 2"]
+        );
+        assert!(!read.poll());
+    }
+
+    #[test]
+    fn a_broken_file_is_reported_and_its_last_good_version_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("east.yaml");
+        fs::write(&file, secret("east")).unwrap();
+        let mut read = Folder::new(folder.path());
+        read.poll();
+        fs::write(&file, "apiVersion: v1\nkind: Secret\nstringData: {token: \"s3cret\n").unwrap();
+        assert!(read.poll());
+        assert_eq!(names(&read), ["east"]);
+        let problem = read.problems().next().unwrap().to_string();
+        assert!(problem.contains("east.yaml") && !problem.contains("s3cret"), "{problem}");
+        fs::write(&file, secret("west")).unwrap();
+        assert!(read.poll());
+        assert_eq!((names(&read), read.problems().count()), (vec!["west".to_owned()], 0));
+        fs::remove_file(&file).unwrap();
+        assert!(read.poll());
+        assert_eq!(read.documents().count(), 0);
+    }
+
+    #[test]
+    fn swapped_symlinks_of_a_projected_volume_are_followed() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        for version in ["1", "2"] {
+            fs::create_dir(folder.path().join(format!("..{version}"))).unwrap();
+            fs::write(folder.path().join(format!("..{version}/east.yaml")), secret(&format!("v{version}")))
+                .unwrap();
+        }
+        symlink("..1", folder.path().join("..data")).unwrap();
+        symlink("..data/east.yaml", folder.path().join("east.yaml")).unwrap();
+        let mut read = Folder::new(folder.path());
+        read.poll();
+        assert_eq!(names(&read), ["v1"]);
+        symlink("..2", folder.path().join("..tmp")).unwrap();
+        fs::rename(folder.path().join("..tmp"), folder.path().join("..data")).unwrap();
+        assert!(read.poll());
+        assert_eq!(names(&read), ["v2"]);
+    }
+
+    #[test]
+    fn a_folder_that_goes_away_is_reported_and_keeps_its_documents() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("manifests");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("east.yaml"), secret("east")).unwrap();
+        let mut read = Folder::new(&path);
+        read.poll();
+        fs::remove_dir_all(&path).unwrap();
+        assert!(read.poll());
+        assert!(!read.poll());
+        assert_eq!((read.documents().count(), read.problems().count()), (1, 1));
+    }
+
+    #[test]
+    fn what_is_no_kubernetes_object_says_which_key_is_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), "kind: Secret\n").unwrap();
+        let mut read = Folder::new(folder.path());
+        read.poll();
+        let problem = read.problems().next().unwrap().to_string();
+        assert!(problem.contains("document 1: \"apiVersion\" is missing"), "{problem}");
+    }
+}
