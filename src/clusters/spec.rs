@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use http::uri::{Authority, Scheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use upgrade_aware_proxy::BasePath;
 
 /// A cluster's name: a DNS-1123 subdomain, so that it is safe in paths, Secrets and labels alike.
@@ -59,7 +59,7 @@ impl fmt::Display for ClusterName {
 }
 
 /// One member: where it is, how to trust it, with which credential, and as whom callers arrive there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClusterSpec {
     /// The name in paths.
     pub name: ClusterName,
@@ -105,7 +105,7 @@ pub enum Trust {
 
 /// What the gateway shows a member. Either, both (as client-go sends them), or nothing, in which case the cluster is
 /// listed and every request to it is refused.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Credential {
     /// A bearer token.
     pub token: Option<TokenSource>,
@@ -129,6 +129,16 @@ pub enum TokenSource {
     File(PathBuf),
 }
 
+impl PartialEq for TokenSource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Inline(left), Self::Inline(right)) => left.expose_secret() == right.expose_secret(),
+            (Self::File(left), Self::File(right)) => left == right,
+            _ => false,
+        }
+    }
+}
+
 /// A client certificate with its key.
 #[derive(Clone)]
 pub struct ClientCertificate {
@@ -136,6 +146,12 @@ pub struct ClientCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// The leaf's key.
     pub key: Arc<PrivateKeyDer<'static>>,
+}
+
+impl PartialEq for ClientCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.key.secret_der() == other.key.secret_der()
+    }
 }
 
 impl fmt::Debug for ClientCertificate {

@@ -1,0 +1,102 @@
+//! A member that is ready to be used: its definition, its connections, its credential.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwapOption;
+use http::HeaderValue;
+use secrecy::ExposeSecret as _;
+use upgrade_aware_proxy::{PoolConfig, Upstream};
+
+use super::{ClusterSpec, DialTimeouts, MemberDialer, TlsError, TokenSource};
+
+/// A member that is ready to be used.
+pub struct Cluster {
+    /// Its definition.
+    pub spec: ClusterSpec,
+    /// Its connections. They are opened with this cluster's credential and belong to no other.
+    pub upstream: Arc<Upstream>,
+    authorization: ArcSwapOption<HeaderValue>,
+}
+
+/// How members are reached, the same for all.
+#[derive(Clone, Debug, Default)]
+pub struct Reach {
+    /// Limits of the connection pools.
+    pub pool: PoolConfig,
+    /// Limits of dialing.
+    pub dial: DialTimeouts,
+}
+
+/// A definition that no cluster can be made of.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Its TLS material cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its token cannot be read.
+    #[error("token file {path}: {error}")]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Its token cannot be sent.
+    #[error("the token is empty or holds characters that no header can carry; write it without line breaks")]
+    Token,
+}
+
+impl Cluster {
+    /// Makes it ready. No connection is opened.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn new(spec: ClusterSpec, reach: &Reach) -> Result<Self, ClusterError> {
+        let dialer = MemberDialer::new(&spec, reach.dial)?;
+        let cluster = Self {
+            upstream: Upstream::new(Arc::new(dialer), reach.pool.clone()),
+            authorization: ArcSwapOption::empty(),
+            spec,
+        };
+        cluster.refresh()?;
+        Ok(cluster)
+    }
+
+    /// The `Authorization` header for this member; marked sensitive. Does no I/O.
+    pub fn authorization(&self) -> Option<HeaderValue> {
+        self.authorization.load().as_deref().cloned()
+    }
+
+    /// Reads the token again if it lives in a file. The last good one stays when that fails.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn refresh(&self) -> Result<(), ClusterError> {
+        let header = match &self.spec.credential.token {
+            None => return Ok(()),
+            Some(TokenSource::Inline(token)) => bearer(token.expose_secret())?,
+            Some(TokenSource::File(path)) => {
+                let token = std::fs::read_to_string(path)
+                    .map_err(|error| ClusterError::TokenFile { path: path.clone(), error })?;
+                bearer(token.trim())?
+            }
+        };
+        self.authorization.store(Some(Arc::new(header)));
+        Ok(())
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, ClusterError> {
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(ClusterError::Token);
+    }
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| ClusterError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("name", &self.spec.name).finish_non_exhaustive()
+    }
+}
