@@ -7,14 +7,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
+pub mod app;
 pub mod cli;
 pub mod clusters;
 pub mod config;
 pub mod connection;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod forward;
 pub mod gateway;
 pub mod identity;
+pub mod manifests;
 pub mod server;
+pub mod standalone;
 pub mod telemetry;

@@ -1,0 +1,131 @@
+//! Clusters and rules from files: folders of manifests and kubeconfigs, followed while the gateway runs.
+//!
+//! Looks at contents, not at modification times, since projected volumes swap symlinks. What cannot be read is
+//! reported once, and its last good version stays in force.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    access::{Access, Policy},
+    clusters::{
+        Definition, Registry,
+        sources::{kubeconfig::KubeconfigFile, secret},
+    },
+    config::Config,
+    manifests::{Document, Folder},
+};
+
+const RBAC: &str = "rbac.authorization.k8s.io/v1";
+
+/// Follows files into a registry and a policy.
+#[derive(Debug)]
+pub struct Files {
+    folders: Vec<Folder>,
+    kubeconfigs: Vec<KubeconfigFile>,
+    registry: Arc<Registry>,
+    access: Arc<Access>,
+    reported: BTreeSet<String>,
+}
+
+impl Files {
+    /// The files of `config`. Nothing is read yet.
+    pub fn new(config: &Config, registry: Arc<Registry>, access: Arc<Access>) -> Self {
+        Self {
+            folders: config.manifests.iter().map(Folder::new).collect(),
+            kubeconfigs: config.kubeconfigs.iter().map(KubeconfigFile::new).collect(),
+            registry,
+            access,
+            reported: BTreeSet::new(),
+        }
+    }
+
+    /// Looks at everything again and puts what has changed in force. Blocks.
+    pub fn poll(&mut self) {
+        // Every one is looked at: `any` would stop at the first that has changed.
+        let folders = self.folders.iter_mut().map(Folder::poll).filter(|changed| *changed).count();
+        let kubeconfigs =
+            self.kubeconfigs.iter_mut().map(KubeconfigFile::poll).filter(|changed| *changed).count();
+        self.registry.refresh_tokens();
+        if folders + kubeconfigs > 0 {
+            let mut problems = BTreeSet::new();
+            self.publish_clusters(&mut problems);
+            self.publish_policy(&mut problems);
+            self.report(problems);
+        }
+    }
+
+    fn publish_clusters(&self, problems: &mut BTreeSet<String>) {
+        let mut definitions: Vec<Definition> = Vec::new();
+        for folder in &self.folders {
+            problems.extend(folder.problems().map(ToString::to_string));
+            for found in folder.documents().filter_map(secret::definition) {
+                match found {
+                    Ok(definition) => definitions.push(definition),
+                    Err(problem) => drop(problems.insert(problem.to_string())),
+                }
+            }
+        }
+        for file in &self.kubeconfigs {
+            problems.extend(file.problems().iter().map(ToString::to_string));
+            definitions.extend_from_slice(file.definitions());
+        }
+        self.registry.replace("files", definitions);
+    }
+
+    fn publish_policy(&self, problems: &mut BTreeSet<String>) {
+        let mut roles: Vec<ClusterRole> = Vec::new();
+        let mut bindings: Vec<ClusterRoleBinding> = Vec::new();
+        for document in
+            self.folders.iter().flat_map(Folder::documents).filter(|document| document.api_version == RBAC)
+        {
+            match document.kind.as_str() {
+                "ClusterRole" => roles.extend(parse(document, problems)),
+                "ClusterRoleBinding" => bindings.extend(parse(document, problems)),
+                kind => {
+                    let origin = &document.origin;
+                    problems.insert(format!(
+                        "{origin}: a {kind} has no effect here: clusters are not namespaced"
+                    ));
+                }
+            }
+        }
+        for name in duplicates(roles.iter().map(|role| role.metadata.name.as_deref())) {
+            // Two roles of one name: neither counts, since which one is meant is not guessed.
+            problems.insert(format!(
+                "ClusterRole {name:?} is defined more than once: none of them grants anything"
+            ));
+            roles.retain(|role| role.metadata.name.as_deref() != Some(name.as_str()));
+        }
+        let (policy, found) = Policy::compile(&roles, &bindings);
+        problems.extend(found.iter().map(ToString::to_string));
+        self.access.replace(policy);
+    }
+
+    fn report(&mut self, problems: BTreeSet<String>) {
+        for problem in problems.difference(&self.reported) {
+            tracing::error!("{problem}");
+        }
+        for solved in self.reported.difference(&problems) {
+            tracing::info!("solved: {solved}");
+        }
+        self.reported = problems;
+    }
+}
+
+fn parse<T: DeserializeOwned>(document: &Document, problems: &mut BTreeSet<String>) -> Option<T> {
+    match serde_json::from_value(document.value.clone()) {
+        Ok(object) => Some(object),
+        Err(error) => {
+            problems.insert(format!("{}: {} cannot be understood: {error}", document.origin, document.kind));
+            None
+        }
+    }
+}
+
+fn duplicates<'a>(names: impl Iterator<Item = Option<&'a str>>) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    names.flatten().filter(|name| !seen.insert(*name)).map(str::to_owned).collect()
+}
