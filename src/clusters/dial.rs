@@ -169,3 +169,6 @@ fn describe_tls(error: &io::Error) -> String {
         None => error.source().map_or_else(|| error.to_string(), ToString::to_string),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,3 +208,94 @@ impl fmt::Debug for Registry {
         f.debug_struct("Registry").field("clusters", &self.snapshot.load().len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::clusters::{Credential, IdentityMode, TokenSource, Trust, sources};
+
+    fn cluster(name: &str, token: &str, defined_in: &str) -> Definition {
+        Definition::Cluster(Box::new(ClusterSpec {
+            name: ClusterName::new(name).unwrap(),
+            endpoint: sources::endpoint("http://127.0.0.1:1").unwrap(),
+            server_name: None,
+            trust: Trust::SystemRoots,
+            credential: Credential {
+                token: Some(TokenSource::Inline(SecretString::from(token))),
+                certificate: None,
+            },
+            identity: IdentityMode::default(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            defined_in: defined_in.to_owned(),
+        }))
+    }
+
+    fn ready(registry: &Registry, name: &str) -> Arc<Cluster> {
+        match registry.get(name) {
+            Lookup::Ready(cluster) => cluster,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn reason(registry: &Registry, name: &str) -> String {
+        match registry.get(name) {
+            Lookup::Unusable(unusable) => unusable.reason.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_keeps_its_connections() {
+        let registry = Registry::new(Reach::default());
+        registry.replace("a", vec![cluster("east", "1", "a"), cluster("west", "1", "a")]);
+        let (east, west) = (ready(&registry, "east"), ready(&registry, "west"));
+        registry.replace("a", vec![cluster("east", "1", "a"), cluster("west", "2", "a")]);
+        assert!(Arc::ptr_eq(&east, &ready(&registry, "east")));
+        assert!(!Arc::ptr_eq(&west, &ready(&registry, "west")));
+        assert_eq!(ready(&registry, "west").authorization().unwrap(), "Bearer 2");
+        registry.replace("a", vec![]);
+        assert!(matches!(registry.get("east"), Lookup::Unknown));
+    }
+
+    #[test]
+    fn two_definitions_of_one_name_are_refused_by_naming_both_and_come_back_when_one_goes() {
+        let registry = Registry::new(Reach::default());
+        registry.replace("a", vec![cluster("east", "1", "a.yaml, document 1")]);
+        registry.replace("b", vec![cluster("east", "1", "config, context \"east\"")]);
+        let reason = reason(&registry, "east");
+        assert!(reason.contains("a.yaml, document 1 and in config, context \"east\""), "{reason}");
+        registry.replace("b", vec![]);
+        ready(&registry, "east");
+    }
+
+    #[test]
+    fn a_definition_that_makes_no_cluster_is_listed_with_the_reason_and_without_the_token() {
+        let registry = Registry::new(Reach::default());
+        registry.replace("a", vec![cluster("east", "s3 cret", "a.yaml"), cluster("west", "1", "a.yaml")]);
+        let reason = reason(&registry, "east");
+        assert!(reason.starts_with("a.yaml: the token") && !reason.contains("cret"), "{reason}");
+        let names: Vec<_> = registry.list().into_iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["east", "west"]);
+    }
+
+    #[test]
+    fn a_token_file_is_read_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "one\n").unwrap();
+        let registry = Registry::new(Reach::default());
+        let Definition::Cluster(mut spec) = cluster("east", "", "a") else { unreachable!() };
+        spec.credential.token = Some(TokenSource::File(file.path().to_owned()));
+        registry.replace("a", vec![Definition::Cluster(spec)]);
+        let east = ready(&registry, "east");
+        assert_eq!(east.authorization().unwrap(), "Bearer one");
+        std::fs::write(&file, "two\n").unwrap();
+        registry.refresh_tokens();
+        assert_eq!(east.authorization().unwrap(), "Bearer two");
+        std::fs::remove_file(&file).unwrap();
+        registry.refresh_tokens();
+        assert_eq!(east.authorization().unwrap(), "Bearer two");
+    }
+}
