@@ -4,7 +4,13 @@
 //! every HTTP client makes (RFC 9110 §9.2.2): a bodyless GET or HEAD on a kept-alive HTTP/1.1 connection that is
 //! closed before any answer, since closing an idle connection and using it cross each other all the time.
 
-use std::{error::Error, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{
     HeaderValue, Method, Request, Response, Uri, Version, header,
@@ -68,30 +74,41 @@ pub(super) async fn send(
     let spare =
         if lease.is_http2() || (repeatable && lease.is_reused_http1()) { Some(head.clone()) } else { None };
 
-    let failure = match attempt(&mut lease, head, upload.as_ref(), repeatable, head_timeout).await {
+    let mut failure = match attempt(&mut lease, head, upload.as_ref(), repeatable, head_timeout).await {
         Ok(response) => return Ok(pooled(response, lease, upload)),
         Err(failure) => failure,
     };
     drop(lease);
 
-    let mut head = failure.unwritten.or(spare);
-    if let Some(head) = &mut head {
-        head.uri = uri;
-    }
     let untouched = upload.as_ref().is_none_or(|upload| upload.is_untouched());
-    let (Some(head), true) = (head, untouched && failure.again != Again::Never) else {
+    let Some(mut head) = failure.unwritten.take().or(spare) else { return Err(failure.error) };
+    if failure.again == Again::Never || !untouched {
         return Err(failure.error);
-    };
-    tracing::debug!(error = %failure.error, "sending the request once more, on a fresh connection");
-    // Whatever goes wrong from here, the first attempt decides what may be said about the request.
-    let verdict = |second: SendError| match (failure.again, &second) {
+    }
+    head.uri = uri;
+    // Boxed, so that the future of every other request does not carry this one's size.
+    Box::pin(send_again(pool, head, upload, fresh, failure, head_timeout)).await
+}
+
+/// The second and last attempt, on a connection with at least the number `fresh`.
+async fn send_again(
+    pool: &Arc<Pool>,
+    head: Parts,
+    upload: Option<Arc<Upload>>,
+    fresh: u64,
+    first: Failure,
+    head_timeout: Duration,
+) -> Result<Response<PooledBody>, SendError> {
+    tracing::debug!(error = %first.error, "sending the request once more, on a fresh connection");
+    // Whatever goes wrong now, the first attempt still decides what may be said about the request.
+    let verdict = |second: SendError| match (first.again, &second) {
         (Again::Unprocessed, SendError::Dial(_) | SendError::Exhausted { .. }) => {
-            SendError::NotProcessed(format!("{}; no fresh connection: {second}", failure.error))
+            SendError::NotProcessed(format!("{}; no fresh connection: {second}", first.error))
         }
         (
             Again::Repeatable,
             SendError::Dial(_) | SendError::Exhausted { .. } | SendError::NotProcessed(_),
-        ) => SendError::Broken(format!("{}; once more: {second}", failure.error)),
+        ) => SendError::Broken(format!("{}; once more: {second}", first.error)),
         _ => second,
     };
     let mut lease = acquire(pool, fresh).await.map_err(verdict)?;
@@ -143,7 +160,7 @@ async fn attempt(
             // `:authority` comes from the URI.
             head.headers.remove(header::HOST);
             let request = Request::from_parts(head, Upload::outgoing(upload));
-            head_within(head_timeout, upload, sender.try_send_request(request)).await
+            head_within(head_timeout, upload, pin!(sender.try_send_request(request))).await
         }
         Some(Stream::Http1(connection)) => {
             to_origin_form(&mut head);
@@ -151,7 +168,7 @@ async fn attempt(
                 frame_body_of_get(&mut head).map_err(Failure::of)?;
             }
             let request = Request::from_parts(head, Upload::outgoing(upload));
-            head_within(head_timeout, upload, connection.sender.try_send_request(request)).await
+            head_within(head_timeout, upload, pin!(connection.sender.try_send_request(request))).await
         }
         // A lease in use always has its stream.
         None => return Err(Failure::of(SendError::NotProcessed("the stream is gone".to_owned()))),
@@ -197,9 +214,8 @@ fn frame_body_of_get(head: &mut Parts) -> Result<(), SendError> {
 async fn head_within<T>(
     limit: Duration,
     upload: Option<&Arc<Upload>>,
-    response: impl Future<Output = T>,
+    mut response: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, SendError> {
-    let mut response = pin!(response);
     let mut from = Instant::now();
     loop {
         let Some(deadline) = from.checked_add(limit) else { return Ok(response.await) };
