@@ -1,13 +1,16 @@
 //! Streams are counted, and connections opened before anybody queues.
 
-use std::time::Duration;
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use upgrade_aware_proxy::{DialError, DialStage, PoolConfig, Protocol, SendError};
+use upgrade_aware_proxy::{
+    Dial, DialError, DialStage, Dialed, PoolConfig, Protocol, Purpose, SendError, Upstream,
+};
 
 use crate::support::{
-    Pool, eventually,
+    HEAD, Pool, eventually,
     frames::{ScriptedMember, Seen},
+    get,
     member::Member,
     next_data, patiently, read,
 };
@@ -213,4 +216,33 @@ async fn failed_dial_is_told_to_everybody_who_waited_for_it() {
         assert!(matches!(answer, Err(SendError::Dial(DialError::Failed { .. }))), "{answer:?}");
     }
     assert_eq!(pool.dialer.dials(), 1);
+}
+
+#[tokio::test]
+async fn waiter_that_goes_away_leaves_its_place_to_the_next() {
+    let member = Member::http2(1).await;
+    let config =
+        PoolConfig { max_connections: 1, busy_wait: Duration::from_secs(15), ..PoolConfig::default() };
+    let pool = Pool::new(member.address, Protocol::Http2, config);
+    let watch = pool.get("/watch").await.unwrap();
+    let [gone, waiting] = [pool.spawn_get("/"), pool.spawn_get("/")];
+    tokio::task::yield_now().await;
+    gone.abort();
+    gone.await.unwrap_err();
+    drop(watch);
+    assert_eq!(read(patiently(waiting).await.unwrap().unwrap()).await, "hello");
+    assert_eq!(pool.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn dialer_that_panics_fails_those_who_waited_for_it() {
+    struct Panics;
+    impl Dial for Panics {
+        fn dial(&self, _: Purpose) -> Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send + '_>> {
+            panic!("the dialer panics");
+        }
+    }
+    let upstream = Upstream::new(Arc::new(Panics), PoolConfig::default());
+    let answer = patiently(upstream.send(get("/"), HEAD)).await;
+    assert!(matches!(answer, Err(SendError::Dial(_))), "{answer:?}");
 }

@@ -91,8 +91,8 @@ async fn thousands_of_clients_that_go_away_leave_the_connection_alone() {
     let mut watch = pool.get("/watch").await.unwrap().into_body();
     assert_eq!(next_data(&mut watch).await, "event\n");
     // Each leaves while frames are on their way to it.
-    for _ in 0..3000 {
-        let mut body = pool.get("/chunks/200/100").await.unwrap().into_body();
+    for _ in 0..1500 {
+        let mut body = pool.get("/chunks/60/100").await.unwrap().into_body();
         next_data(&mut body).await;
     }
     member.event();

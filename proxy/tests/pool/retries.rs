@@ -1,6 +1,6 @@
 //! A request is sent once more only if the target surely did not process it and its body is whole.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
@@ -9,7 +9,9 @@ use upgrade_aware_proxy::{PoolConfig, Protocol, SendError};
 use crate::support::{
     Pool, fed_body,
     frames::{ENHANCE_YOUR_CALM, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, Scripted, ScriptedMember, Seen},
-    get, patiently, post, read, request,
+    get,
+    member::Member,
+    patiently, post, read, request,
 };
 
 fn pool(member: &ScriptedMember) -> Pool {
@@ -278,4 +280,59 @@ async fn refused_request_at_the_ceiling_is_not_processed() {
     });
     assert!(matches!(answer, Err(SendError::NotProcessed(_))), "{answer:?}");
     assert_eq!(pool.dialer.dials(), 1);
+}
+
+#[tokio::test]
+async fn upload_in_flight_at_a_goaway_finishes() {
+    let member = ScriptedMember::start().await;
+    let pool = pool(&member);
+    let (feeder, body) = fed_body();
+    let (answer, ()) = tokio::join!(pool.send(request(Method::POST, "/", body)), async {
+        let mut first = member.accept(100).await;
+        assert_eq!(first.next().await, Seen::Request { stream: 1, end: false });
+        first.go_away(1, NO_ERROR).await;
+        feeder.send(Ok(Bytes::from_static(b"payload"))).await.unwrap();
+        drop(feeder);
+        assert_eq!(first.next().await, Seen::Data { stream: 1, bytes: b"payload".to_vec(), end: false });
+        assert_eq!(first.next().await, Seen::Data { stream: 1, bytes: Vec::new(), end: true });
+        first.answer(1).await;
+        assert_eq!(first.next().await, Seen::GoAway);
+    });
+    assert_eq!(answer.unwrap().status(), 200);
+    assert_eq!(pool.dialer.dials(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn member_that_restarts_all_the_time_never_sees_a_request_twice() {
+    for protocol in [Protocol::Http1, Protocol::Http2] {
+        let (member, served) = Member::restless(protocol, 50).await;
+        let pool = Arc::new(Pool::new(member.address, protocol, PoolConfig::default()));
+        let workers: Vec<_> = (0..20)
+            .map(|worker| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move {
+                    let mut succeeded = Vec::new();
+                    for number in 0..100 {
+                        let path = format!("/echo/post-{worker}-{number}");
+                        if let Ok(answer) = pool.send(post(&path, "payload")).await {
+                            assert_eq!(read(answer).await, "payload");
+                            succeeded.push(path);
+                        }
+                    }
+                    succeeded
+                })
+            })
+            .collect();
+        let mut succeeded = Vec::new();
+        for worker in workers {
+            succeeded.extend(worker.await.unwrap());
+        }
+        let mut served = served.lock().unwrap().clone();
+        served.sort_unstable();
+        assert!(member.accepted() > 10, "the member did not restart");
+        let twice = served.windows(2).find(|pair| pair[0] == pair[1]);
+        assert_eq!(twice, None);
+        assert!(succeeded.iter().all(|path| served.binary_search(path).is_ok()));
+        assert!(succeeded.len() > 1000, "only {} of 2000 succeeded", succeeded.len());
+    }
 }

@@ -3,8 +3,9 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -20,6 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpListener, sync::broadcast, task::JoinSet};
+use upgrade_aware_proxy::Protocol;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -44,6 +46,44 @@ struct Shared {
 }
 
 impl Member {
+    /// A member that, every so many requests, asks all its connections to end, as an API server does when it restarts.
+    /// What it served is in the returned list, by path.
+    pub(crate) async fn restless(protocol: Protocol, every: usize) -> (Self, Arc<Mutex<Vec<String>>>) {
+        let served = Arc::new(Mutex::new(Vec::new()));
+        let (restart, _) = broadcast::channel::<()>(1024);
+        let list = Arc::clone(&served);
+        let member = Self::start(move |io, shared| {
+            let (list, restart) = (Arc::clone(&list), restart.clone());
+            async move {
+                let mut restarts = restart.subscribe();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    list.lock().unwrap().push(request.uri().path().to_owned());
+                    if list.lock().unwrap().len().is_multiple_of(every) {
+                        let _ = restart.send(());
+                    }
+                    serve(request, shared.clone())
+                });
+                match protocol {
+                    Protocol::Http1 => {
+                        let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
+                        tokio::select! { _ = &mut connection => return, _ = restarts.recv() => {} }
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                    Protocol::Http2 => {
+                        let builder = http2::Builder::new(TokioExecutor::new());
+                        let mut connection = pin!(builder.serve_connection(io, service));
+                        tokio::select! { _ = &mut connection => return, _ = restarts.recv() => {} }
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                }
+            }
+        })
+        .await;
+        (member, served)
+    }
+
     /// An HTTP/2 member that allows `max_streams` streams per connection.
     pub(crate) async fn http2(max_streams: u32) -> Self {
         Self::start(move |io, shared| async move {
