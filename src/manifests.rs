@@ -4,8 +4,9 @@
 //! documents to a file, and `List`s of objects. Names that start with a dot are skipped, so that the symlinks of a
 //! projected volume count once.
 //!
-//! A file that cannot be read keeps its last good version in force. No error may show what stands in a file: it may be
-//! a Secret.
+//! A file that cannot be read, or that holds a document its reader refuses, keeps its last good version in force, as a
+//! whole: a rule is not taken up without the cluster it stands beside. No error may show what stands in a file: it may
+//! be a Secret.
 
 use std::{
     collections::BTreeMap,
@@ -63,12 +64,22 @@ pub enum ManifestError {
         /// Which key.
         key: &'static str,
     },
+    /// A version of a file with a document that cannot be used, after one without.
+    #[error("{why}; the last good version of this file stays in use")]
+    Refused {
+        /// File, document, key and reason.
+        why: String,
+    },
 }
+
+/// Says why a document cannot be used; the reason starts with its [`origin`](Document::origin).
+pub type Check = fn(&Document) -> Result<(), String>;
 
 /// A folder and what it held when it was last looked at.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    check: Check,
     files: BTreeMap<PathBuf, File>,
     unreadable: Option<ManifestError>,
 }
@@ -77,15 +88,18 @@ pub struct Folder {
 struct File {
     /// What was read, good or bad; `Err` when it could not be read at all.
     seen: Result<Vec<u8>, String>,
-    /// The last good version.
+    /// The last good version, or the only one there has been.
     documents: Vec<Document>,
+    /// Whether `documents` could all be used.
+    good: bool,
     problem: Option<ManifestError>,
 }
 
 impl Folder {
-    /// A folder that has not been looked at yet.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new(), unreadable: None }
+    /// A folder that has not been looked at yet. A file with a document that `check` refuses does not replace one
+    /// without; where there is none, its documents are there for whoever says what is wrong with them.
+    pub fn new(path: impl Into<PathBuf>, check: Check) -> Self {
+        Self { path: path.into(), check, files: BTreeMap::new(), unreadable: None }
     }
 
     /// Looks again. True if anything is different, for better or worse. Blocks.
@@ -117,12 +131,19 @@ impl Folder {
             Ok(bytes) => parse(&path, bytes),
             Err(why) => Err(ManifestError::File { path: path.clone(), why: why.clone() }),
         };
-        let file = match parsed {
-            Ok(documents) => File { seen, documents, problem: None },
-            Err(problem) => {
-                let last_good = self.files.remove(&path).map(|known| known.documents);
-                File { seen, documents: last_good.unwrap_or_default(), problem: Some(problem) }
-            }
+        let known = self.files.remove(&path);
+        let checked =
+            parsed.and_then(|documents| match documents.iter().find_map(|each| (self.check)(each).err()) {
+                None => Ok((documents, true)),
+                Some(why) if known.as_ref().is_some_and(|known| known.good) => {
+                    Err(ManifestError::Refused { why })
+                }
+                Some(_) => Ok((documents, false)),
+            });
+        let file = match (checked, known) {
+            (Ok((documents, good)), _) => File { seen, documents, good, problem: None },
+            (Err(problem), Some(known)) => File { seen, problem: Some(problem), ..known },
+            (Err(problem), None) => File { seen, documents: Vec::new(), good: false, problem: Some(problem) },
         };
         self.files.insert(path, file);
         true
@@ -223,7 +244,7 @@ mod tests {
         .unwrap();
         fs::write(folder.path().join("notes.txt"), "nothing").unwrap();
         fs::write(folder.path().join(".hidden.yaml"), secret("hidden")).unwrap();
-        let mut read = Folder::new(folder.path());
+        let mut read = Folder::new(folder.path(), |_| Ok(()));
         assert!(read.poll());
         assert_eq!(names(&read), ["c", "a", "b"]);
         let origins: Vec<_> =
@@ -240,7 +261,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("east.yaml");
         fs::write(&file, secret("east")).unwrap();
-        let mut read = Folder::new(folder.path());
+        let mut read = Folder::new(folder.path(), |_| Ok(()));
         read.poll();
         fs::write(&file, "apiVersion: v1\nkind: Secret\nstringData: {token: \"s3cret\n").unwrap();
         assert!(read.poll());
@@ -256,6 +277,32 @@ mod tests {
     }
 
     #[test]
+    fn a_document_that_is_refused_does_not_replace_a_good_one() {
+        let refuse_west = |document: &Document| match document.value["metadata"]["name"].as_str() {
+            Some("west") => Err(format!("{}: not west", document.origin)),
+            _ => Ok(()),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        let mut read = Folder::new(folder.path(), refuse_west);
+        fs::write(&file, secret("west")).unwrap();
+        assert!(read.poll());
+        assert_eq!((names(&read), read.problems().count()), (vec!["west".to_owned()], 0), "the only version");
+        fs::write(&file, secret("east")).unwrap();
+        assert!(read.poll());
+        for again in [format!("{}---\n{}", secret("north"), secret("west")), secret("west")] {
+            fs::write(&file, again).unwrap();
+            assert!(read.poll());
+            assert_eq!(names(&read), ["east"]);
+            let problem = read.problems().next().unwrap().to_string();
+            assert!(problem.contains("not west; the last good version"), "{problem}");
+        }
+        fs::write(&file, secret("south")).unwrap();
+        assert!(read.poll());
+        assert_eq!((names(&read), read.problems().count()), (vec!["south".to_owned()], 0));
+    }
+
+    #[test]
     fn swapped_symlinks_of_a_projected_volume_are_followed() {
         use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().unwrap();
@@ -266,7 +313,7 @@ mod tests {
         }
         symlink("..1", folder.path().join("..data")).unwrap();
         symlink("..data/east.yaml", folder.path().join("east.yaml")).unwrap();
-        let mut read = Folder::new(folder.path());
+        let mut read = Folder::new(folder.path(), |_| Ok(()));
         read.poll();
         assert_eq!(names(&read), ["v1"]);
         symlink("..2", folder.path().join("..tmp")).unwrap();
@@ -281,7 +328,7 @@ mod tests {
         let path = parent.path().join("manifests");
         fs::create_dir(&path).unwrap();
         fs::write(path.join("east.yaml"), secret("east")).unwrap();
-        let mut read = Folder::new(&path);
+        let mut read = Folder::new(&path, |_| Ok(()));
         read.poll();
         fs::remove_dir_all(&path).unwrap();
         assert!(read.poll());
@@ -293,7 +340,7 @@ mod tests {
     fn what_is_no_kubernetes_object_says_which_key_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.yaml"), "kind: Secret\n").unwrap();
-        let mut read = Folder::new(folder.path());
+        let mut read = Folder::new(folder.path(), |_| Ok(()));
         read.poll();
         let problem = read.problems().next().unwrap().to_string();
         assert!(problem.contains("document 1: \"apiVersion\" is missing"), "{problem}");

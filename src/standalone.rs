@@ -34,7 +34,7 @@ impl Files {
     /// The files of `config`. Nothing is read yet.
     pub fn new(config: &Config, registry: Arc<Registry>, access: Arc<Access>) -> Self {
         Self {
-            folders: config.manifests.iter().map(Folder::new).collect(),
+            folders: config.manifests.iter().map(|path| Folder::new(path, check)).collect(),
             kubeconfigs: config.kubeconfigs.iter().map(KubeconfigFile::new).collect(),
             registry,
             access,
@@ -82,8 +82,8 @@ impl Files {
             self.folders.iter().flat_map(Folder::documents).filter(|document| document.api_version == RBAC)
         {
             match document.kind.as_str() {
-                "ClusterRole" => roles.extend(parse(document, problems)),
-                "ClusterRoleBinding" => bindings.extend(parse(document, problems)),
+                "ClusterRole" => roles.extend(parsed(document, problems)),
+                "ClusterRoleBinding" => bindings.extend(parsed(document, problems)),
                 kind => {
                     let origin = &document.origin;
                     problems.insert(format!(
@@ -115,14 +115,26 @@ impl Files {
     }
 }
 
-fn parse<T: DeserializeOwned>(document: &Document, problems: &mut BTreeSet<String>) -> Option<T> {
-    match serde_json::from_value(document.value.clone()) {
-        Ok(object) => Some(object),
-        Err(error) => {
-            problems.insert(format!("{}: {} cannot be understood: {error}", document.origin, document.kind));
-            None
-        }
+/// Whether a document can be used on its own.
+fn check(document: &Document) -> Result<(), String> {
+    match (document.api_version.as_str(), document.kind.as_str()) {
+        (RBAC, "ClusterRole") => parse::<ClusterRole>(document).map(drop),
+        (RBAC, "ClusterRoleBinding") => parse::<ClusterRoleBinding>(document).map(drop),
+        _ => match secret::definition(document) {
+            None | Some(Ok(Definition::Cluster(_))) => Ok(()),
+            Some(Ok(Definition::Unusable(unusable))) => Err(unusable.reason),
+            Some(Err(error)) => Err(error.to_string()),
+        },
     }
+}
+
+fn parse<T: DeserializeOwned>(document: &Document) -> Result<T, String> {
+    serde_json::from_value(document.value.clone())
+        .map_err(|error| format!("{}: {} cannot be understood: {error}", document.origin, document.kind))
+}
+
+fn parsed<T: DeserializeOwned>(document: &Document, problems: &mut BTreeSet<String>) -> Option<T> {
+    parse(document).map_err(|problem| problems.insert(problem)).ok()
 }
 
 fn duplicates<'a>(names: impl Iterator<Item = Option<&'a str>>) -> BTreeSet<String> {

@@ -49,6 +49,26 @@ pub enum KubeconfigError {
         /// The context.
         context: String,
     },
+    /// A context that cannot be used any more, for instance while a certificate beside it is being replaced.
+    #[error("{reason}; its last good version stays in use")]
+    Broken {
+        /// File, context, key and reason.
+        reason: String,
+    },
+}
+
+/// Why a context is no cluster.
+enum NoCluster {
+    /// It is meant to be one, and something in it or in a file it names is wrong.
+    Broken(String),
+    /// It says what is meant, and that is not supported.
+    Unsupported(String),
+}
+
+impl From<String> for NoCluster {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
 }
 
 /// A kubeconfig file and what it held when it was last looked at.
@@ -78,7 +98,14 @@ impl KubeconfigFile {
         let mut definitions = Vec::new();
         for found in self.good.iter().flat_map(|config| contexts(&self.path, config)) {
             match found {
-                Ok(definition) => definitions.push(definition),
+                Ok(Found::Definition(definition)) => definitions.push(definition),
+                Ok(Found::Broken(unusable)) => match self.last_good(&unusable) {
+                    Some(spec) => {
+                        definitions.push(Definition::Cluster(spec));
+                        problems.push(KubeconfigError::Broken { reason: unusable.reason });
+                    }
+                    None => definitions.push(Definition::Unusable(unusable)),
+                },
                 Err(problem) => problems.push(problem),
             }
         }
@@ -87,6 +114,13 @@ impl KubeconfigFile {
         }
         (self.definitions, self.problems) = (definitions, problems);
         true
+    }
+
+    fn last_good(&self, now: &Unusable) -> Option<Box<ClusterSpec>> {
+        self.definitions.iter().find_map(|definition| match definition {
+            Definition::Cluster(spec) if spec.defined_in == now.defined_in => Some(spec.clone()),
+            _ => None,
+        })
     }
 
     /// What it defines; if it cannot be read, what its last good version did.
@@ -113,20 +147,29 @@ fn read(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
     })
 }
 
+enum Found {
+    Definition(Definition),
+    Broken(Unusable),
+}
+
 fn contexts<'a>(
     path: &'a Path,
     config: &'a Kubeconfig,
-) -> impl Iterator<Item = Result<Definition, KubeconfigError>> + 'a {
+) -> impl Iterator<Item = Result<Found, KubeconfigError>> + 'a {
     config.contexts.iter().map(move |context| {
         let name = cluster_name(&context.name)
             .ok_or_else(|| KubeconfigError::Name { path: path.to_owned(), context: context.name.clone() })?;
         let defined_in = format!("{}, context {:?}", path.display(), context.name);
         let folder = path.parent().unwrap_or_else(|| Path::new(""));
+        let unusable = |why| Unusable {
+            name: name.clone(),
+            reason: format!("{defined_in}: {why}"),
+            defined_in: defined_in.clone(),
+        };
         Ok(match (Context { config, context, folder }).spec(&name, &defined_in) {
-            Ok(spec) => Definition::Cluster(Box::new(spec)),
-            Err(why) => {
-                Definition::Unusable(Unusable { name, reason: format!("{defined_in}: {why}"), defined_in })
-            }
+            Ok(spec) => Found::Definition(Definition::Cluster(Box::new(spec))),
+            Err(NoCluster::Broken(why)) => Found::Broken(unusable(why)),
+            Err(NoCluster::Unsupported(why)) => Found::Definition(Definition::Unusable(unusable(why))),
         })
     })
 }
@@ -158,8 +201,8 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn spec(&self, name: &ClusterName, defined_in: &str) -> Result<ClusterSpec, String> {
-        let context = self.context.context.as_ref().ok_or("the context is empty")?;
+    fn spec(&self, name: &ClusterName, defined_in: &str) -> Result<ClusterSpec, NoCluster> {
+        let context = self.context.context.as_ref().ok_or_else(|| "the context is empty".to_owned())?;
         let cluster = self
             .config
             .clusters
@@ -168,7 +211,8 @@ impl Context<'_> {
             .and_then(|cluster| cluster.cluster.as_ref())
             .ok_or_else(|| format!("there is no cluster {:?}", context.cluster))?;
         if cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
-            return Err("proxy-url: reaching a member through a proxy is not supported yet".to_owned());
+            let why = "proxy-url: reaching a member through a proxy is not supported yet";
+            return Err(NoCluster::Unsupported(why.to_owned()));
         }
         let server = cluster.server.as_deref().unwrap_or_default();
         let mut annotations = BTreeMap::new();
@@ -208,7 +252,7 @@ impl Context<'_> {
         }
     }
 
-    fn credential(&self, user: &str) -> Result<Credential, String> {
+    fn credential(&self, user: &str) -> Result<Credential, NoCluster> {
         if user.is_empty() {
             return Ok(Credential::default());
         }
@@ -226,9 +270,9 @@ impl Context<'_> {
             ("as (impersonation)", user.impersonate.is_some()),
         ];
         if let Some((what, _)) = unsupported.into_iter().find(|(_, used)| *used) {
-            return Err(format!(
+            return Err(NoCluster::Unsupported(format!(
                 "users with {what} are not supported yet; use a token or a client certificate"
-            ));
+            )));
         }
         Ok(Credential { token: self.token(user), certificate: self.certificate(user)? })
     }
@@ -387,6 +431,28 @@ contexts:
         assert_eq!(spec(&file, "east").name.as_str(), "east");
         let problem = file.problems()[0].to_string();
         assert!(problem.contains("not a kubeconfig") && !problem.contains("s3cret"), "{problem}");
+    }
+
+    #[test]
+    fn a_context_that_breaks_keeps_its_last_good_version_until_it_says_something_else() {
+        let (folder, mut file) = folder();
+        file.poll();
+        let before = spec(&file, "east").clone();
+        fs::write(folder.path().join("ca.crt"), "half a certif").unwrap();
+        assert!(file.poll());
+        assert!(!file.poll());
+        assert_eq!(*spec(&file, "east"), before);
+        let problem = file.problems()[0].to_string();
+        assert!(problem.contains("\"east\"") && problem.contains("certificate-authority"), "{problem}");
+        let authority = clusterway_certs::Authority::new("next").unwrap();
+        fs::write(folder.path().join("ca.crt"), authority.certificate_pem()).unwrap();
+        let plugin = CONFIG.replace("{cluster: c, user: token}", "{cluster: c, user: exec}");
+        fs::write(folder.path().join("config"), plugin).unwrap();
+        assert!(file.poll());
+        assert!(file.definitions().iter().all(|definition| match definition {
+            Definition::Cluster(spec) => spec.name.as_str() != "east",
+            Definition::Unusable(_) => true,
+        }));
     }
 
     proptest::proptest! {
