@@ -53,11 +53,15 @@ impl Handler for Gateway {
         connection: Arc<Connection>,
     ) -> Response<ResponseBody> {
         let record = Record::begin(&request, &connection);
+        let upgrade = request.headers().contains_key(header::UPGRADE);
         let answer = self.answer(request, &connection, &record).await;
         let response = answer.unwrap_or_else(|Refused { refusal, connection }| {
             tracing::debug!(%refusal, "refused");
             let mut response = refusal.status().into_response();
-            if let Some(connection) = connection {
+            // A client that hoped for a tunnel may have sent what belongs into it already: nobody reads on.
+            if let Some(connection) =
+                connection.or_else(|| upgrade.then(|| HeaderValue::from_static("close")))
+            {
                 response.headers_mut().insert(header::CONNECTION, connection);
             }
             response
