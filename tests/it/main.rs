@@ -1,0 +1,23 @@
+//! What Clusterway does, seen from outside: real kubectl and raw clients, through the real `clusterway serve` in a
+//! process of its own, in front of embedded members, of a member that records every byte, and of a real
+//! kube-apiserver where `KUBEBUILDER_ASSETS` has one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    dead_code,
+    reason = "a test that cannot go on should stop, and nothing here is an interface"
+)]
+
+mod bytes;
+mod changing;
+mod identity;
+mod load;
+mod matrix;
+mod real;
+mod refusals;
+mod shutdown;
+mod support;
+mod watches;
