@@ -136,3 +136,21 @@ impl ErrorResponder for PlainErrors {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn plain_errors_hold_no_markup() {
+        let error = ProxyError::UpgradeNotAllowed { protocol: "<script>&".to_owned() };
+        let response = PlainErrors.respond(&error);
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff");
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, "upgrade to \"&lt;script&gt;&amp;\" is not supported\n");
+    }
+}

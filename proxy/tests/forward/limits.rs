@@ -9,7 +9,7 @@ use crate::support::{
     front::{Front, proxy, target},
     member::{HyperMember, RawMember, TcpDial},
     over_all_versions,
-    raw::headers,
+    raw::{frame, headers},
     soon,
 };
 
@@ -93,10 +93,6 @@ async fn endless_head_of_a_plain_answer_is_502() {
 #[tokio::test]
 async fn endless_continuation_frames_of_a_member_are_502() {
     let member = RawMember::scripted(|mut socket| async move {
-        let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-            let length = u8::try_from(payload.len()).unwrap();
-            [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
-        };
         socket.send(frame(4, 0, 0, b"")).await;
         // The client's preface, then its frames until the head of its request.
         socket.bytes(24).await;

@@ -363,6 +363,24 @@ async fn bodies_of_get_arrive(front: Http, member: Http) {
 }
 
 #[tokio::test]
+async fn trailers_that_nobody_announced_pass_over_http2() {
+    let (mut client, _front, _member) = between(Http::Two, Http::Two, |_| async {
+        let (feed, body) = fed();
+        tokio::spawn(async move {
+            feed.trailers(HeaderMap::from_iter([(
+                "grpc-status".parse().unwrap(),
+                HeaderValue::from_static("0"),
+            )]))
+            .await;
+        });
+        Response::new(body)
+    })
+    .await;
+    let body = client.get("/").await.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+}
+
+#[tokio::test]
 async fn length_and_coding_arrive_as_they_were_sent() {
     let gzip = "\u{1f}not really gzip\u{8}";
     let chunks: String =

@@ -9,7 +9,7 @@ use crate::support::{
     client::Client,
     front::{Front, proxy, target},
     member::{HyperMember, RawMember},
-    raw::{header, headers},
+    raw::{frame, header, headers},
     soon,
 };
 
@@ -162,6 +162,46 @@ async fn http2_request_that_names_its_connection_is_refused() {
             Ok((answer, _)) => assert!(soon(answer).await.is_err(), "{name}"),
         }
         sender = soon(sender.ready()).await.unwrap();
+    }
+}
+
+/// Sends an HTTP/2 request with one header, bytes as they are; whether it reached the member.
+async fn http2_request_passes(path: &str, name: &str, value: &str) -> bool {
+    let member = RawMember::answering(OK).await;
+    let front = Front::start(Http::Two, proxy(), target(member.dial())).await;
+    let mut client = front.socket().await;
+    // Literals without indexing; 0x82 and 0x86 are `:method: GET` and `:scheme: http`.
+    let literal = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let head =
+        [b"\x82\x86\x04".to_vec(), literal(path), b"\x01\x01f\x00".to_vec(), literal(name), literal(value)];
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frame(4, 0, 0, b"")).await;
+    client.send(frame(1, 5, 1, &head.concat())).await;
+    // Until an answer, a reset, a GOAWAY or the end.
+    loop {
+        let header = client.bytes(9).await;
+        let [_, _, length, kind, ..] = header[..] else { break };
+        client.bytes(length.into()).await;
+        if matches!(kind, 1 | 3 | 7) {
+            break;
+        }
+    }
+    member.connections() > 0
+}
+
+#[tokio::test]
+async fn line_breaks_in_http2_fields_never_become_lines() {
+    assert!(http2_request_passes("/a", "x-a", "b").await);
+    for (path, name, value) in [
+        ("/a HTTP/1.1\r\nX-Evil: 1", "x-a", "b"),
+        ("/a\nb", "x-a", "b"),
+        ("/a b", "x-a", "b"),
+        ("/", "x-a", "b\r\nX-Evil: 1"),
+        ("/", "x-a", "b\0"),
+        ("/", "x-a: 1\r\nx-evil", "b"),
+        ("/", "X-Upper", "b"),
+    ] {
+        assert!(!http2_request_passes(path, name, value).await, "{path:?} {name:?} {value:?}");
     }
 }
 

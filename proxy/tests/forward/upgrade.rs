@@ -10,7 +10,8 @@ use std::{
 use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, ReadBuf};
 use upgrade_aware_proxy::{
-    Dial, DialError, DialStage, Dialed, HeaderEdits, Protocol, Purpose, Timeouts, Tunnels,
+    Dial, DialError, DialStage, Dialed, HeaderEdits, PlainErrors, Protocol, Proxy, Purpose, Timeouts,
+    Tunnels, UpgradeProtocols,
 };
 
 use crate::support::{
@@ -162,6 +163,17 @@ async fn half_an_upgrade_is_refused_before_dialing_and_closes_the_connection() {
         assert_eq!(client.rest().await, b"", "{request}");
         assert_eq!(member.connections(), 0, "{request}");
     }
+}
+
+#[tokio::test]
+async fn list_of_protocols_is_the_callers() {
+    let member = greeter().await;
+    let chat = UpgradeProtocols::new(["Chat/2"]);
+    let proxy = Proxy::new(PlainErrors, chat, Timeouts::default(), Tunnels::default());
+    let front = Front::start(Http::One, proxy, target(member.dial())).await;
+    assert_eq!(front.socket().await.ask(WEBSOCKET).await.status, 400);
+    assert_eq!(member.connections(), 0);
+    assert_eq!(front.socket().await.ask(WEBSOCKET.replace("websocket", "chat/2")).await.status, 101);
 }
 
 #[tokio::test]

@@ -52,6 +52,12 @@ pub(crate) fn headers<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
         .collect()
 }
 
+/// A short HTTP/2 frame.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
 impl Socket {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self::new(TcpStream::connect(address).await.unwrap())
