@@ -52,16 +52,9 @@ where
     let mut patience = Patience::default();
     poll_fn(|cx| {
         let before = (to_target.moved, to_client.moved);
-        let mut done = to_target.poll(cx, client, target).is_ready();
-        done &= to_client.poll(cx, target, client).is_ready();
-        // A stream that cannot be read any more cannot be written either.
-        if to_client.source_is_broken && to_target.give_up() {
-            done = to_target.poll(cx, client, target).is_ready();
-        }
-        if to_target.source_is_broken && to_client.give_up() {
-            done = to_client.poll(cx, target, client).is_ready();
-        }
-        if done {
+        let upward = to_target.poll(cx, client, target);
+        let downward = to_client.poll(cx, target, client);
+        if upward.is_ready() && downward.is_ready() {
             return Poll::Ready(());
         }
         if !to_target.is_over() && !to_client.is_over() {
@@ -106,7 +99,6 @@ struct Direction {
     written: usize,
     unflushed: bool,
     moved: u64,
-    source_is_broken: bool,
     state: State,
 }
 
@@ -129,15 +121,6 @@ impl Direction {
         matches!(self.state, State::Done | State::Draining)
     }
 
-    /// Stops writing, since the sink is broken. False if there was nothing to stop.
-    fn give_up(&mut self) -> bool {
-        let stops = !self.is_over();
-        if stops {
-            self.state = State::Draining;
-        }
-        stops
-    }
-
     /// Ready when nothing more will come of this direction.
     fn poll<S, D>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut D) -> Poll<()>
     where
@@ -153,12 +136,8 @@ impl Direction {
                     self.state = State::Done;
                 }
                 State::Draining => match ready!(poll_read(cx, source, |_, _| ())) {
-                    Ok(0) => self.state = State::Done,
-                    Ok(_) => {}
-                    Err(_) => {
-                        self.source_is_broken = true;
-                        self.state = State::Done;
-                    }
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => self.state = State::Done,
                 },
                 State::Done => return Poll::Ready(()),
             }
@@ -178,12 +157,9 @@ impl Direction {
             }
             let read = poll_read(cx, source, |cx, bytes| self.write_or_keep(cx, sink, bytes));
             match read {
-                Poll::Ready(Ok(0)) => self.state = State::Closing,
-                Poll::Ready(Err(error)) => {
-                    // TLS without close_notify is as much of an end as a plain FIN is.
-                    self.source_is_broken = error.kind() != io::ErrorKind::UnexpectedEof;
-                    self.state = State::Closing;
-                }
+                // A source that breaks has ended like any other, as far as this direction goes. The other one will find
+                // out by itself: what it has for this stream cannot be written.
+                Poll::Ready(Ok(0) | Err(_)) => self.state = State::Closing,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     if self.unflushed {

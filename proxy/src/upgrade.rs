@@ -220,7 +220,6 @@ impl Tunnel {
     async fn run(self) {
         let Self { client, target, connection, guard, shutdown, timeouts } = self;
         let _guard = guard;
-        let _connection = connection;
         // The client's half is there once the 101 is written, which a client that does not read can hold up.
         let limit = Instant::now() + timeouts.upgrade_head;
         let both = timeout_at(limit, async { tokio::try_join!(client, target) });
@@ -233,6 +232,8 @@ impl Tunnel {
                 Err(_) => return tracing::debug!("the client did not take its 101"),
             },
         };
+        // Its task has ended; the handle would keep the memory.
+        drop(connection);
         let (mut client, mut target) = (TokioIo::new(client), TokioIo::new(target));
         tokio::select! {
             biased;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, BufStream, DuplexStream, duplex},
     time::Instant,
 };
 
@@ -37,6 +37,22 @@ async fn bytes_are_counted_each_way() {
     assert_eq!((got.0.as_str(), got.1.as_str()), (target_says, client_says));
     let moved = running.await.unwrap();
     assert_eq!(moved, Moved { to_target: client_says.len() as u64, to_client: target_says.len() as u64 });
+}
+
+#[tokio::test]
+async fn bytes_are_flushed_when_no_more_come() {
+    let (mut client, client_side) = duplex(64);
+    let (mut target, target_side) = duplex(64);
+    // As TLS streams do, these keep what is written until they are flushed.
+    let (mut client_side, mut target_side) = (BufStream::new(client_side), BufStream::new(target_side));
+    tokio::spawn(async move { run(&mut client_side, &mut target_side, GRACE).await });
+    client.write_all(b"ping").await.unwrap();
+    let mut got = [0; 4];
+    target.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"ping");
+    target.write_all(b"pong").await.unwrap();
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"pong");
 }
 
 #[tokio::test(start_paused = true)]
