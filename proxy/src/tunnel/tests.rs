@@ -39,20 +39,23 @@ async fn bytes_are_counted_each_way() {
     assert_eq!(moved, Moved { to_target: client_says.len() as u64, to_client: target_says.len() as u64 });
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn bytes_are_flushed_when_no_more_come() {
     let (mut client, client_side) = duplex(64);
     let (mut target, target_side) = duplex(64);
     // As TLS streams do, these keep what is written until they are flushed.
     let (mut client_side, mut target_side) = (BufStream::new(client_side), BufStream::new(target_side));
     tokio::spawn(async move { run(&mut client_side, &mut target_side, GRACE).await });
-    client.write_all(b"ping").await.unwrap();
-    let mut got = [0; 4];
-    target.read_exact(&mut got).await.unwrap();
-    assert_eq!(&got, b"ping");
-    target.write_all(b"pong").await.unwrap();
-    client.read_exact(&mut got).await.unwrap();
-    assert_eq!(&got, b"pong");
+    let exchange = async {
+        let mut got = [0; 4];
+        client.write_all(b"ping").await.unwrap();
+        target.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"ping");
+        target.write_all(b"pong").await.unwrap();
+        client.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"pong");
+    };
+    tokio::time::timeout(GRACE, exchange).await.expect("the bytes are kept back");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use upgrade_aware_proxy::{Timeouts, Tunnels};
 
 use crate::support::{
@@ -175,22 +174,6 @@ async fn client_that_only_finished_does_not_keep_a_silent_member_for_ever() {
 }
 
 #[tokio::test]
-async fn half_closed_tunnel_lives_as_long_as_bytes_flow() {
-    let grace = Duration::from_millis(200);
-    let timeouts = Timeouts { half_close_grace: grace, ..Timeouts::default() };
-    let Tunnel { mut client, mut member, _front, _member } = tunnel(timeouts).await;
-    client.finish().await;
-    assert_eq!(member.rest().await, b"");
-    let started = tokio::time::Instant::now();
-    let mut ticks = tokio::time::interval(grace / 4);
-    while started.elapsed() < grace * 3 {
-        ticks.tick().await;
-        member.send("tick").await;
-        assert_eq!(client.bytes(4).await, b"tick");
-    }
-}
-
-#[tokio::test]
 async fn reset_of_one_side_ends_the_other_at_once() {
     let Tunnel { client, mut member, _front, _member } = tunnel(Timeouts::default()).await;
     client.reset();
@@ -203,15 +186,11 @@ async fn reset_of_one_side_ends_the_other_at_once() {
 
 #[tokio::test]
 async fn idle_tunnel_stays_open() {
-    let (wake, woken) = oneshot::channel();
-    let Tunnel { mut client, mut member, _front, _member } =
-        tunnel(Timeouts { upgrade_head: Duration::from_millis(50), ..Timeouts::default() }).await;
-    // Longer than every other limit that applies to an upgrade.
-    tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        wake.send(()).unwrap();
-    });
-    woken.await.unwrap();
+    let limit = Duration::from_millis(500);
+    let timeouts = Timeouts { upgrade_head: limit, half_close_grace: limit, ..Timeouts::default() };
+    let Tunnel { mut client, mut member, _front, _member } = tunnel(timeouts).await;
+    // That nothing happens has no event to wait for.
+    tokio::time::sleep(limit + limit / 2).await;
     client.send("ping").await;
     assert_eq!(member.bytes(4).await, b"ping");
     member.send("pong").await;

@@ -303,7 +303,7 @@ async fn refusal_that_never_ends_is_cut() {
         socket.rest().await;
     })
     .await;
-    let timeouts = Timeouts { upgrade_head: Duration::from_millis(200), ..Timeouts::default() };
+    let timeouts = Timeouts { upgrade_head: Duration::from_secs(1), ..Timeouts::default() };
     let front =
         Front::start(Http::One, proxy_with(timeouts, Tunnels::default()), target(member.dial())).await;
     let mut client = front.socket().await;
