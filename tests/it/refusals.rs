@@ -326,6 +326,27 @@ async fn a_request_that_may_have_been_processed_is_502_and_is_not_sent_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_connections_are_all_busy_is_503_and_worth_another_try() {
+    let member = RawMember::start(|_| Reply::Silence).await;
+    let gateway =
+        Setup::new().cluster(&Cluster::of("east", &member)).flag("--connections-per-member", 1).start();
+    let admin = gateway.client(ADMIN);
+    let mut busy = admin.http1().await;
+    let busy = tokio::spawn({
+        let request = admin.request(Method::GET, PATH);
+        async move { busy.start(request).await }
+    });
+    member.until("the first request", |requests| requests.len() == 1).await;
+    let answer = admin.get(PATH).await;
+    let (code, hop, message) = answer.refusal();
+    assert_eq!((code, hop.as_str()), (503, "gateway"), "{message}");
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(answer.json()["details"]["retryAfterSeconds"], 1);
+    assert_eq!(member.requests().len(), 1, "surely not sent");
+    busy.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_is_the_only_thing_that_anybody_may_ask() {
     let (gateway, member) = gateway_and_member().await;
     for path in ["/healthz", "/livez", "/readyz"] {
