@@ -55,8 +55,11 @@ pub(super) async fn connection<H: Handler>(
 
     let service = {
         let (connection, activity) = (Arc::clone(&connection), Arc::clone(&activity));
+        // Boxed, as it is several KiB: hyper moves it a few times on its way into a task, and would keep room for it
+        // while the body is sent, which for a watch is hours.
         service_fn(move |request| {
-            handler::answer(Arc::clone(&handler), request, Arc::clone(&connection), Arc::clone(&activity))
+            let (handler, connection) = (Arc::clone(&handler), Arc::clone(&connection));
+            Box::pin(handler::answer(handler, request, connection, Arc::clone(&activity)))
         })
     };
     match protocol {
