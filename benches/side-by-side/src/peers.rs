@@ -242,6 +242,8 @@ impl Place<'_> {
         let [certificate, key] = [self.pki.certificate("server"), self.pki.key("server")];
         Ok(vec![
             "serve".to_owned(),
+            // The peers write none either.
+            "--no-access-log".to_owned(),
             format!("--listen=127.0.0.1:{}", self.port),
             format!("--tls-cert-file={}", certificate.display()),
             format!("--tls-private-key-file={}", key.display()),

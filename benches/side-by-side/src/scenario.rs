@@ -55,6 +55,6 @@ pub(crate) const ALL: [Scenario; 10] = [
     h2("GET 2 KB, h2, 256 streams (8 × 32)", Kind::Get, 8, 32),
     h1("50 MiB list, h1, 2 at a time", Kind::List, 2),
     h2("50 MiB list, h2, 2 at a time", Kind::List, 2, 1),
-    h1("upgraded stream, member → client", Kind::Flood, 1),
     h1("upgraded stream, 64 bytes echoed", Kind::Echo, 1),
+    h1("upgraded stream, member → client", Kind::Flood, 1),
 ];
