@@ -23,7 +23,7 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// Headers of one connection (RFC 9110 §7.6.1, and `HTTP2-Settings` of the abandoned h2c upgrade).
 ///
 /// `Trailer` is not among them: RFC 9110 §6.6.2 lets it pass, and hyper sends only trailers that it announces.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -37,7 +37,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// Headers that no edit may set, since they frame the message or belong to the connection: a wrong one would let the
 /// target and the proxy disagree about where the request ends.
-const NEVER_SET: [HeaderName; 10] = [
+static NEVER_SET: [HeaderName; 10] = [
     CONNECTION,
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -88,15 +88,14 @@ pub(crate) fn prepare_request(
 
 /// Removes what belongs to one connection only, and all that any `Connection` value names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        // A name that is none cannot be in the map.
-        let named: Vec<HeaderName> =
-            tokens(headers, &CONNECTION).filter_map(|token| header_name(token).ok()).collect();
-        for name in named {
-            headers.remove(name);
-        }
+    // Most heads carry none of them, and comparing names is cheaper than looking each of them up.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
     }
-    for name in &HOP_BY_HOP {
+    // A name that is none cannot be in the map.
+    let named: Vec<HeaderName> =
+        tokens(headers, &CONNECTION).filter_map(|token| header_name(token).ok()).collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
 }
@@ -176,14 +175,19 @@ fn remove_websocket_protocols(headers: &mut HeaderMap, prefix: &str) {
 }
 
 fn set(headers: &mut HeaderMap, edits: &HeaderEdits) -> Result<(), ProxyError> {
-    if let Some(name) = NEVER_SET.iter().find(|name| edits.set.contains_key(*name)) {
+    if let Some(name) = edits.set.keys().find(|name| NEVER_SET.contains(name)) {
         return Err(ProxyError::Assembly(format!("header edits may not set {name}: it frames the message")));
     }
-    for name in edits.set.keys() {
-        headers.remove(name);
-        for value in edits.set.get_all(name) {
-            headers.try_append(name.clone(), value.clone()).map_err(too_many)?;
+    // The values of one name come one after the other; the first replaces whatever the client had sent.
+    let mut last = None;
+    for (name, value) in &edits.set {
+        let value = value.clone();
+        if last == Some(name) {
+            headers.try_append(name, value).map_err(too_many)?;
+        } else {
+            headers.try_insert(name, value).map_err(too_many)?;
         }
+        last = Some(name);
     }
     Ok(())
 }
@@ -196,7 +200,7 @@ fn verify(headers: &HeaderMap, edits: &HeaderEdits) -> Result<(), ProxyError> {
             return Err(ProxyError::Assembly(format!("header {name} is not what the target's edits set")));
         }
     }
-    match headers.keys().find(|name| !edits.set.contains_key(*name) && is_removed(name, edits)) {
+    match headers.keys().find(|name| is_removed(name, edits) && !edits.set.contains_key(*name)) {
         Some(name) => Err(ProxyError::Assembly(format!("header {name} was removed and is still there"))),
         None => Ok(()),
     }

@@ -215,7 +215,7 @@ fn length_that_chunks_contradict_is_dropped() {
 
 #[test]
 fn edits_that_frame_the_message_are_refused() {
-    for name in super::NEVER_SET {
+    for name in super::NEVER_SET.clone() {
         let mut edits = HeaderEdits::default();
         edits.set.insert(name.clone(), HeaderValue::from_static("x"));
         let refused = prepare_request(&mut HeaderMap::new(), &authority(), &edits, None);
