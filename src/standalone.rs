@@ -5,11 +5,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use serde::de::DeserializeOwned;
-
 use crate::{
-    access::{Access, Policy},
+    access::{self, Access, Policy},
     clusters::{
         Definition, Registry,
         sources::{kubeconfig::KubeconfigFile, secret},
@@ -17,8 +14,6 @@ use crate::{
     config::Config,
     manifests::{Document, Folder},
 };
-
-const RBAC: &str = "rbac.authorization.k8s.io/v1";
 
 /// Follows files into a registry and a policy.
 #[derive(Debug)]
@@ -76,30 +71,7 @@ impl Files {
     }
 
     fn publish_policy(&self, problems: &mut BTreeSet<String>) {
-        let mut roles: Vec<ClusterRole> = Vec::new();
-        let mut bindings: Vec<ClusterRoleBinding> = Vec::new();
-        for document in
-            self.folders.iter().flat_map(Folder::documents).filter(|document| document.api_version == RBAC)
-        {
-            match document.kind.as_str() {
-                "ClusterRole" => roles.extend(parsed(document, problems)),
-                "ClusterRoleBinding" => bindings.extend(parsed(document, problems)),
-                kind => {
-                    let origin = &document.origin;
-                    problems.insert(format!(
-                        "{origin}: a {kind} has no effect here: clusters are not namespaced"
-                    ));
-                }
-            }
-        }
-        for name in duplicates(roles.iter().map(|role| role.metadata.name.as_deref())) {
-            // Two roles of one name: neither counts, since which one is meant is not guessed.
-            problems.insert(format!(
-                "ClusterRole {name:?} is defined more than once: none of them grants anything"
-            ));
-            roles.retain(|role| role.metadata.name.as_deref() != Some(name.as_str()));
-        }
-        let (policy, found) = Policy::compile(&roles, &bindings);
+        let (policy, found) = Policy::compile(self.folders.iter().flat_map(Folder::documents));
         problems.extend(found.iter().map(ToString::to_string));
         self.access.replace(policy);
     }
@@ -117,27 +89,10 @@ impl Files {
 
 /// Whether a document can be used on its own.
 fn check(document: &Document) -> Result<(), String> {
-    match (document.api_version.as_str(), document.kind.as_str()) {
-        (RBAC, "ClusterRole") => parse::<ClusterRole>(document).map(drop),
-        (RBAC, "ClusterRoleBinding") => parse::<ClusterRoleBinding>(document).map(drop),
-        _ => match secret::definition(document) {
-            None | Some(Ok(Definition::Cluster(_))) => Ok(()),
-            Some(Ok(Definition::Unusable(unusable))) => Err(unusable.reason),
-            Some(Err(error)) => Err(error.to_string()),
-        },
+    access::check(document).map_err(|problem| problem.to_string())?;
+    match secret::definition(document) {
+        None | Some(Ok(Definition::Cluster(_))) => Ok(()),
+        Some(Ok(Definition::Unusable(unusable))) => Err(unusable.reason),
+        Some(Err(error)) => Err(error.to_string()),
     }
-}
-
-fn parse<T: DeserializeOwned>(document: &Document) -> Result<T, String> {
-    serde_json::from_value(document.value.clone())
-        .map_err(|error| format!("{}: {} cannot be understood: {error}", document.origin, document.kind))
-}
-
-fn parsed<T: DeserializeOwned>(document: &Document, problems: &mut BTreeSet<String>) -> Option<T> {
-    parse(document).map_err(|problem| problems.insert(problem)).ok()
-}
-
-fn duplicates<'a>(names: impl Iterator<Item = Option<&'a str>>) -> BTreeSet<String> {
-    let mut seen = BTreeSet::new();
-    names.flatten().filter(|name| !seen.insert(*name)).map(str::to_owned).collect()
 }

@@ -168,14 +168,14 @@ impl Gateway {
         caller: &Caller,
         why: &'static str,
     ) -> Result<(), Refusal> {
-        let attributes = Attributes {
+        let attributes = Attributes::Resource {
             verb,
             group: GROUP,
             resource: "clustergateways",
             subresource: "proxy",
             name: route.cluster,
         };
-        if self.access.allows(caller, &attributes) {
+        if self.access.decide(caller, &attributes).is_allowed() {
             return Ok(());
         }
         Err(Refusal::Forbidden { user: caller.name.clone(), verb, cluster: route.cluster.to_owned(), why })
