@@ -16,6 +16,7 @@ pub mod config;
 pub mod connection;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod files;
 pub mod forward;
 pub mod gateway;
 pub mod identity;

@@ -9,12 +9,14 @@
 //! be a Secret.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
+
+use crate::files::{Change, Watched};
 
 /// One object and where it stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,14 +82,13 @@ pub type Check = fn(&Document) -> Result<(), String>;
 pub struct Folder {
     path: PathBuf,
     check: Check,
+    watched: Watched,
     files: BTreeMap<PathBuf, File>,
     unreadable: Option<ManifestError>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct File {
-    /// What was read, good or bad; `Err` when it could not be read at all.
-    seen: Result<Vec<u8>, String>,
     /// The last good version, or the only one there has been.
     documents: Vec<Document>,
     /// Whether `documents` could all be used.
@@ -99,54 +100,45 @@ impl Folder {
     /// A folder that has not been looked at yet. A file with a document that `check` refuses does not replace one
     /// without; where there is none, its documents are there for whoever says what is wrong with them.
     pub fn new(path: impl Into<PathBuf>, check: Check) -> Self {
-        Self { path: path.into(), check, files: BTreeMap::new(), unreadable: None }
+        let (watched, files) = (Watched::new(), BTreeMap::new());
+        Self { path: path.into(), check, watched, files, unreadable: None }
     }
 
     /// Looks again. True if anything is different, for better or worse. Blocks.
     pub fn poll(&mut self) -> bool {
-        let paths = match list(&self.path) {
-            Ok(paths) => paths,
+        let changes = match self.watched.look(|| list(&self.path)) {
+            Ok(changes) => changes,
             Err(error) => {
                 let unreadable = ManifestError::Folder { path: self.path.clone(), why: error.to_string() };
                 // What was in it stays: a folder that is gone for a moment is not the end of all clusters.
                 return self.unreadable.replace(unreadable.clone()) != Some(unreadable);
             }
         };
-        let mut changed = self.unreadable.take().is_some();
-        let before = self.files.len();
-        self.files.retain(|path, _| paths.contains(path));
-        changed |= self.files.len() != before;
-        for path in paths {
-            changed |= self.poll_file(path);
+        let changed = self.unreadable.take().is_some() || !changes.is_empty();
+        for (path, change) in changes {
+            self.take(path, change);
         }
         changed
     }
 
-    fn poll_file(&mut self, path: PathBuf) -> bool {
-        let seen = fs::read(&path).map_err(|error| error.to_string());
-        if self.files.get(&path).is_some_and(|known| known.seen == seen) {
-            return false;
-        }
-        let parsed = match &seen {
-            Ok(bytes) => parse(&path, bytes),
-            Err(why) => Err(ManifestError::File { path: path.clone(), why: why.clone() }),
+    fn take(&mut self, path: PathBuf, change: Change) {
+        let parsed = match change {
+            Change::Gone => return drop(self.files.remove(&path)),
+            Change::Unreadable(why) => Err(ManifestError::File { path: path.clone(), why }),
+            Change::Content(bytes) => parse(&path, &bytes),
         };
-        let known = self.files.remove(&path);
+        let known = self.files.remove(&path).unwrap_or_default();
         let checked =
             parsed.and_then(|documents| match documents.iter().find_map(|each| (self.check)(each).err()) {
                 None => Ok((documents, true)),
-                Some(why) if known.as_ref().is_some_and(|known| known.good) => {
-                    Err(ManifestError::Refused { why })
-                }
+                Some(why) if known.good => Err(ManifestError::Refused { why }),
                 Some(_) => Ok((documents, false)),
             });
-        let file = match (checked, known) {
-            (Ok((documents, good)), _) => File { seen, documents, good, problem: None },
-            (Err(problem), Some(known)) => File { seen, problem: Some(problem), ..known },
-            (Err(problem), None) => File { seen, documents: Vec::new(), good: false, problem: Some(problem) },
+        let file = match checked {
+            Ok((documents, good)) => File { documents, good, problem: None },
+            Err(problem) => File { problem: Some(problem), ..known },
         };
         self.files.insert(path, file);
-        true
     }
 
     /// Every object in it; of files that cannot be read, the last good version.
@@ -160,8 +152,8 @@ impl Folder {
     }
 }
 
-fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
+fn list(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -169,10 +161,9 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
         let is_manifest = !name.starts_with('.') && matches!(extension, Some("yaml" | "yml" | "json"));
         // Follows symlinks; one that leads nowhere is a file that cannot be read.
         if is_manifest && !path.is_dir() {
-            paths.push(path);
+            paths.insert(path);
         }
     }
-    paths.sort();
     Ok(paths)
 }
 
