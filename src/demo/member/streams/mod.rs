@@ -75,6 +75,14 @@ impl Streams {
         }
     }
 
+    /// Forgets every pod whose `metadata.uid` `alive` does not know.
+    pub fn keep(&self, alive: impl Fn(&str) -> bool) {
+        let gone: Vec<Arc<Pod>> = self.lock().extract_if(|uid, _| !alive(uid)).map(|(_, pod)| pod).collect();
+        for pod in gone {
+            pod.gone.cancel();
+        }
+    }
+
     /// Answers `GET …/pods/{pod}/log?{query}`; `pod` is the whole object.
     pub fn logs(&self, pod: &Value, query: &str) -> Response<ResponseBody> {
         self.try_logs(pod, query).unwrap_or_else(Refusal::into_response)
