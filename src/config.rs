@@ -190,6 +190,19 @@ pub struct MemberLimits {
     pub connections: usize,
 }
 
+impl Default for MemberLimits {
+    /// The defaults of the flags.
+    fn default() -> Self {
+        Self {
+            dial: Duration::from_secs(10),
+            tls: Duration::from_secs(10),
+            response_head: Duration::from_secs(65),
+            upgrade_head: Duration::from_secs(30),
+            connections: 200,
+        }
+    }
+}
+
 /// Flags that do not make a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {

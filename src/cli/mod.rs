@@ -1,5 +1,7 @@
 //! The command line: one file per command, and the exit codes.
 
+#[cfg(feature = "demo")]
+mod demo;
 mod serve;
 
 use std::process::ExitCode;
@@ -25,6 +27,9 @@ struct CommandLine {
 enum Command {
     /// Serve the clusters of folders and kubeconfigs
     Serve(Box<ServeFlags>),
+    /// Try it: two embedded clusters behind one gateway
+    #[cfg(feature = "demo")]
+    Demo(demo::DemoFlags),
     /// Print the version
     Version,
 }
@@ -68,7 +73,7 @@ pub fn run() -> ExitCode {
         }
     };
     match execute(line) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("clusterway: {failure}");
             failure.exit_code()
@@ -76,16 +81,21 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn execute(line: CommandLine) -> Result<(), Failure> {
+fn execute(line: CommandLine) -> Result<ExitCode, Failure> {
     match line.command {
         Command::Serve(flags) => {
             let config = flags.resolve()?;
-            telemetry::init(&line.log)?;
+            telemetry::init(&line.log, "info")?;
             serve::run(config)?;
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo(flags) => {
+            telemetry::init(&line.log, "warn")?;
+            return Ok(demo::run(flags)?);
         }
         Command::Version => println!("clusterway {}", env!("CARGO_PKG_VERSION")),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -24,16 +24,10 @@ pub struct LogFlags {
     )]
     pub log_format: LogFormat,
 
-    /// error, warn, info, debug or trace; or directives such as "info,clusterway::access=off"
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "CLUSTERWAY_LOG_LEVEL",
-        default_value = "info",
-        help_heading = "Logging"
-    )]
-    pub log_level: String,
+    /// error, warn, info, debug or trace; or directives such as "info,clusterway::access=off" [default: info; warn
+    /// for the demo]
+    #[arg(long, global = true, value_name = "LEVEL", env = "CLUSTERWAY_LOG_LEVEL", help_heading = "Logging")]
+    pub log_level: Option<String>,
 
     /// Leave out the log line per request
     #[arg(long, global = true, env = "CLUSTERWAY_NO_ACCESS_LOG", help_heading = "Logging")]
@@ -67,26 +61,28 @@ pub enum LogError {
     Again,
 }
 
-/// Begins to log to standard error. Once per process.
+/// Begins to log to standard error, from `default_level` on unless the flags say otherwise. Once per process.
 ///
 /// # Errors
 /// [`LogError`].
-pub fn init(flags: &LogFlags) -> Result<(), LogError> {
+pub fn init(flags: &LogFlags, default_level: &str) -> Result<(), LogError> {
     let colours = io::stderr().is_terminal();
-    tracing::subscriber::set_global_default(subscriber(flags, io::stderr, colours)?)
+    tracing::subscriber::set_global_default(subscriber(flags, default_level, io::stderr, colours)?)
         .map_err(|_| LogError::Again)
 }
 
 fn subscriber<W>(
     flags: &LogFlags,
+    default_level: &str,
     writer: W,
     colours: bool,
 ) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, LogError>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = filter(&flags.log_level, !flags.no_access_log)
-        .map_err(|cause| LogError::Level { level: flags.log_level.clone(), cause })?;
+    let level = flags.log_level.as_deref().unwrap_or(default_level);
+    let filter = filter(level, !flags.no_access_log)
+        .map_err(|cause| LogError::Level { level: level.to_owned(), cause })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     Ok(match flags.log_format {
         LogFormat::Text => Box::new(builder.with_ansi(colours).finish()),
@@ -137,13 +133,16 @@ mod tests {
 
     /// What is logged while `work` runs, with a subscriber as `init` would set it.
     pub(super) fn logged(log_format: LogFormat, log_level: &str, work: impl FnOnce()) -> String {
-        logged_with(&LogFlags { log_format, log_level: log_level.to_owned(), no_access_log: false }, work)
+        logged_with(
+            &LogFlags { log_format, log_level: Some(log_level.to_owned()), no_access_log: false },
+            work,
+        )
     }
 
     pub(super) fn logged_with(flags: &LogFlags, work: impl FnOnce()) -> String {
         let kept = Kept::default();
         let writer = kept.clone();
-        let subscriber = subscriber(flags, move || writer.clone(), false).unwrap();
+        let subscriber = subscriber(flags, "info", move || writer.clone(), false).unwrap();
         tracing::subscriber::with_default(subscriber, work);
         kept.text()
     }
@@ -178,9 +177,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_the_flag_s_name() {
-        let flags =
-            LogFlags { log_format: LogFormat::Text, log_level: "loud".to_owned(), no_access_log: false };
-        let error = subscriber(&flags, io::stderr, false).err().unwrap().to_string();
+        let flags = LogFlags {
+            log_format: LogFormat::Text,
+            log_level: Some("loud".to_owned()),
+            no_access_log: false,
+        };
+        let error = subscriber(&flags, "info", io::stderr, false).err().unwrap().to_string();
         assert!(error.starts_with("--log-level \"loud\""), "{error}");
     }
 }
