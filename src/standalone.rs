@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     access::{self, Access, Policy},
     clusters::{
-        Definition, Registry,
+        Definition, Found, Registry,
         sources::{kubeconfig::KubeconfigFile, secret},
     },
     config::Config,
@@ -53,21 +53,27 @@ impl Files {
     }
 
     fn publish_clusters(&self, problems: &mut BTreeSet<String>) {
-        let mut definitions: Vec<Definition> = Vec::new();
+        let mut found = Found::default();
         for folder in &self.folders {
-            problems.extend(folder.problems().map(ToString::to_string));
-            for found in folder.documents().filter_map(secret::definition) {
-                match found {
-                    Ok(definition) => definitions.push(definition),
-                    Err(problem) => drop(problems.insert(problem.to_string())),
+            found.problems.extend(folder.problems().map(ToString::to_string));
+            for document in folder.documents() {
+                match secret::definition(document) {
+                    Some(Ok(definition)) => found.definitions.push(definition),
+                    Some(Err(problem)) => found.problems.push(problem.to_string()),
+                    None if access::is_rbac(document) => {}
+                    None => {
+                        let Document { origin, api_version, kind, .. } = document;
+                        tracing::debug!("{origin}: {api_version} {kind} is not used");
+                    }
                 }
             }
         }
         for file in &self.kubeconfigs {
-            problems.extend(file.problems().iter().map(ToString::to_string));
-            definitions.extend_from_slice(file.definitions());
+            found.problems.extend(file.problems().iter().map(ToString::to_string));
+            found.definitions.extend_from_slice(file.definitions());
         }
-        self.registry.replace("files", definitions);
+        problems.extend(found.problems.iter().cloned());
+        self.registry.replace("files", found);
     }
 
     fn publish_policy(&self, problems: &mut BTreeSet<String>) {

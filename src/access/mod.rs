@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 
-pub use objects::{Problem, check};
+pub use objects::{Problem, check, is_rbac};
 pub use policy::Policy;
 
 use crate::identity::Caller;

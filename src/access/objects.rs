@@ -143,7 +143,8 @@ fn is_current(document: &Document) -> bool {
     document.api_version.split_once('/') == Some((GROUP, VERSION))
 }
 
-fn is_rbac(document: &Document) -> bool {
+/// Whether `document` is of the API group that says who may do what.
+pub fn is_rbac(document: &Document) -> bool {
     document.api_version.split_once('/').is_some_and(|(group, _)| group == GROUP)
 }
 

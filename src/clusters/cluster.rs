@@ -1,6 +1,10 @@
 //! A member that is ready to be used: its definition, its connections, its credential.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
@@ -47,19 +51,39 @@ pub enum ClusterError {
 }
 
 impl Cluster {
-    /// Makes it ready. No connection is opened.
+    /// Makes it ready. No connection is opened; a token file is read, so this may block.
     ///
     /// # Errors
     /// [`ClusterError`].
     pub fn new(spec: ClusterSpec, reach: &Reach) -> Result<Self, ClusterError> {
         let dialer = MemberDialer::new(&spec, reach.dial)?;
-        let cluster = Self {
-            upstream: Upstream::new(Arc::new(dialer), reach.pool.clone()),
-            authorization: ArcSwapOption::empty(),
-            spec,
+        Self::over(Upstream::new(Arc::new(dialer), reach.pool.clone()), spec)
+    }
+
+    /// Makes it ready in the place of `before`, whose connections it goes on using if they are the same: a token or a
+    /// label is no reason to open new ones.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn succeeding(before: &Self, spec: ClusterSpec, reach: &Reach) -> Result<Self, ClusterError> {
+        if spec.has_connections_of(&before.spec) {
+            Self::over(Arc::clone(&before.upstream), spec)
+        } else {
+            Self::new(spec, reach)
+        }
+    }
+
+    fn over(upstream: Arc<Upstream>, spec: ClusterSpec) -> Result<Self, ClusterError> {
+        let authorization = match &spec.credential.token {
+            None => None,
+            Some(TokenSource::Inline(token)) => Some(bearer(token.expose_secret())?),
+            Some(TokenSource::File(path)) => {
+                let token = std::fs::read_to_string(path)
+                    .map_err(|error| ClusterError::TokenFile { path: path.clone(), error })?;
+                Some(bearer(token.trim())?)
+            }
         };
-        cluster.refresh()?;
-        Ok(cluster)
+        Ok(Self { spec, upstream, authorization: ArcSwapOption::new(authorization.map(Arc::new)) })
     }
 
     /// The `Authorization` header for this member; marked sensitive. Does no I/O.
@@ -67,21 +91,18 @@ impl Cluster {
         self.authorization.load().as_deref().cloned()
     }
 
-    /// Reads the token again if it lives in a file. The last good one stays when that fails.
+    /// The file its token is in, if it is in one.
+    pub fn token_file(&self) -> Option<&Path> {
+        self.spec.token_file()
+    }
+
+    /// Shows `token`, the new content of its token file, from now on.
     ///
     /// # Errors
-    /// [`ClusterError`].
-    pub fn refresh(&self) -> Result<(), ClusterError> {
-        let header = match &self.spec.credential.token {
-            None => return Ok(()),
-            Some(TokenSource::Inline(token)) => bearer(token.expose_secret())?,
-            Some(TokenSource::File(path)) => {
-                let token = std::fs::read_to_string(path)
-                    .map_err(|error| ClusterError::TokenFile { path: path.clone(), error })?;
-                bearer(token.trim())?
-            }
-        };
-        self.authorization.store(Some(Arc::new(header)));
+    /// [`ClusterError::Token`]; the token that was good before stays in use.
+    pub fn renew_token(&self, token: &[u8]) -> Result<(), ClusterError> {
+        let token = std::str::from_utf8(token).map_err(|_| ClusterError::Token)?;
+        self.authorization.store(Some(Arc::new(bearer(token.trim())?)));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ mod tls;
 
 pub use cluster::{Cluster, ClusterError, Reach};
 pub use dial::{DialTimeouts, MemberDialer};
-pub use registry::{Definition, Lookup, Registry, Unusable};
+pub use registry::{Definition, Found, Lookup, Registry, Unusable};
 pub use spec::{
     ClientCertificate, ClusterName, ClusterSpec, Credential, Endpoint, IdentityMode, InvalidName,
     TokenSource, Trust,

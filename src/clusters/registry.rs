@@ -4,21 +4,45 @@
 //! keeps its `Cluster` and with it its connections. It must never guess between two definitions of one name.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
+use upgrade_aware_proxy::Upstream;
 
 use super::{Cluster, ClusterName, ClusterSpec, Reach};
+use crate::files::{Change, Watched};
 
 /// All clusters of all sources.
 pub struct Registry {
     reach: Reach,
-    snapshot: ArcSwap<HashMap<ClusterName, Entry>>,
-    /// What each source last said. Held only while the next snapshot is built.
-    sources: Mutex<BTreeMap<String, Vec<Definition>>>,
+    snapshot: ArcSwap<Entries>,
+    /// Held only while the next snapshot is built.
+    state: Mutex<State>,
+}
+
+type Entries = HashMap<ClusterName, Entry>;
+
+#[derive(Default)]
+struct State {
+    /// What each source last said.
+    sources: BTreeMap<String, Found>,
+    token_files: Watched,
+    /// What is wrong with token files whose last good version is in use.
+    token_problems: BTreeMap<PathBuf, String>,
+}
+
+/// What a source has to say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// Under which names it has found something.
+    pub definitions: Vec<Definition>,
+    /// What it could not read, so that nobody knows whether there is a cluster in it; or what has changed for the
+    /// worse, so that an older version is in use. Where, what and why.
+    pub problems: Vec<String>,
 }
 
 /// What a source found under one name.
@@ -77,63 +101,96 @@ impl Definition {
 impl Registry {
     /// An empty one, whose clusters will be reached as `reach` says.
     pub fn new(reach: Reach) -> Arc<Self> {
-        Arc::new(Self { reach, snapshot: ArcSwap::default(), sources: Mutex::default() })
+        Arc::new(Self { reach, snapshot: ArcSwap::default(), state: Mutex::default() })
     }
 
     /// What is known under `name`. Lock-free.
     pub fn get(&self, name: &str) -> Lookup {
-        match self.snapshot.load().get(name) {
-            Some(Entry::Ready(cluster)) => Lookup::Ready(Arc::clone(cluster)),
-            Some(Entry::Unusable(unusable)) => Lookup::Unusable(Arc::clone(unusable)),
-            None => Lookup::Unknown,
-        }
+        self.snapshot.load().get(name).map_or(Lookup::Unknown, Entry::lookup)
     }
 
     /// Every cluster, by name.
     pub fn list(&self) -> Vec<(ClusterName, Lookup)> {
         let snapshot = self.snapshot.load();
-        let mut all: Vec<_> = snapshot.keys().map(|name| (name.clone(), self.get(name.as_str()))).collect();
+        let mut all: Vec<_> = snapshot.iter().map(|(name, entry)| (name.clone(), entry.lookup())).collect();
         all.sort_by(|(left, _), (right, _)| left.cmp(right));
         all
     }
 
-    /// Replaces everything that `source` has said before.
-    pub fn replace(&self, source: &str, definitions: Vec<Definition>) {
-        // Nothing in here can panic half-way; a poisoned lock would only mean that a reader of the map did.
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.insert(source.to_owned(), definitions);
-        let before = self.snapshot.load_full();
-        let next = self.build(&sources, &before);
-        log_changes(&before, &next);
-        let kept: HashSet<*const Cluster> = next.values().filter_map(Entry::address).collect();
-        self.snapshot.store(Arc::new(next));
-        for entry in before.values() {
-            if let Entry::Ready(cluster) = entry
-                && !kept.contains(&Arc::as_ptr(cluster))
-            {
-                cluster.upstream.close();
-            }
-        }
+    /// What is wrong and does not show in [`list`](Self::list): files that cannot be read, and those whose last good
+    /// version is in use.
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.state();
+        let found = state.sources.values().flat_map(|found| &found.problems);
+        found.chain(state.token_problems.values()).cloned().collect()
     }
 
-    /// Reads tokens that live in files again. Blocks; for the task that follows files.
+    /// Replaces everything that `source` has said before. Blocks, since clusters may have their token in a file.
+    pub fn replace(&self, source: &str, found: Found) {
+        let mut state = self.state();
+        state.sources.insert(source.to_owned(), found);
+        self.rebuild(&state);
+    }
+
+    /// Looks again at the tokens that live in files. Blocks.
     pub fn refresh_tokens(&self) {
-        for entry in self.snapshot.load().values() {
-            if let Entry::Ready(cluster) = entry
-                && let Err(error) = cluster.refresh()
-            {
-                tracing::debug!(cluster = %cluster.spec.name, %error, "the last good token stays in use");
+        let mut state = self.state();
+        let paths = state.token_paths();
+        let Ok(changes) = state.token_files.look(|| Ok(paths.clone())) else { return };
+        if changes.is_empty() {
+            return;
+        }
+        for (path, change) in changes {
+            state.token_problems.remove(&path);
+            if let Err(problem) = self.renew_tokens(&path, &change) {
+                tracing::warn!(%problem, "token file: the last good token stays in use");
+                state.token_problems.insert(path, problem);
+            }
+        }
+        // Clusters that could not be used for want of their token perhaps can now.
+        self.rebuild(&state);
+    }
+
+    fn renew_tokens(&self, path: &Path, change: &Change) -> Result<(), String> {
+        let snapshot = self.snapshot.load();
+        let clusters = snapshot.values().filter_map(Entry::cluster);
+        let mut outcome = Ok(());
+        for cluster in clusters.filter(|cluster| cluster.token_file() == Some(path)) {
+            let renewed = match change {
+                Change::Content(token) => cluster.renew_token(token).map_err(|error| error.to_string()),
+                Change::Unreadable(why) => Err(why.clone()),
+                Change::Gone => Ok(()),
+            };
+            if let Err(why) = renewed {
+                let defined_in = &cluster.spec.defined_in;
+                outcome = Err(format!("{defined_in}: token file {}: {why}", path.display()));
+            }
+        }
+        outcome
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // What is in it is replaced as a whole, so it is good even if its last holder panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rebuild(&self, state: &State) {
+        let before = self.snapshot.load_full();
+        let next = self.build(&state.sources, &before);
+        log_changes(&before, &next);
+        let in_use: HashSet<*const Upstream> =
+            next.values().filter_map(Entry::upstream).map(Arc::as_ptr).collect();
+        self.snapshot.store(Arc::new(next));
+        for upstream in before.values().filter_map(Entry::upstream) {
+            if !in_use.contains(&Arc::as_ptr(upstream)) {
+                upstream.close();
             }
         }
     }
 
-    fn build(
-        &self,
-        sources: &BTreeMap<String, Vec<Definition>>,
-        before: &HashMap<ClusterName, Entry>,
-    ) -> HashMap<ClusterName, Entry> {
+    fn build(&self, sources: &BTreeMap<String, Found>, before: &Entries) -> Entries {
         let mut by_name: BTreeMap<&ClusterName, Vec<&Definition>> = BTreeMap::new();
-        for definition in sources.values().flatten() {
+        for definition in sources.values().flat_map(|found| &found.definitions) {
             by_name.entry(definition.name()).or_default().push(definition);
         }
         let entry = |(name, definitions): (&ClusterName, Vec<&Definition>)| {
@@ -148,12 +205,12 @@ impl Registry {
     }
 
     fn ready(&self, spec: &ClusterSpec, before: Option<&Entry>) -> Entry {
-        if let Some(Entry::Ready(cluster)) = before
-            && cluster.spec == *spec
-        {
-            return Entry::Ready(Arc::clone(cluster));
-        }
-        match Cluster::new(spec.clone(), &self.reach) {
+        let made = match before.and_then(Entry::cluster) {
+            Some(cluster) if cluster.spec == *spec => return Entry::Ready(Arc::clone(cluster)),
+            Some(cluster) => Cluster::succeeding(cluster, spec.clone(), &self.reach),
+            None => Cluster::new(spec.clone(), &self.reach),
+        };
+        match made {
             Ok(cluster) => Entry::Ready(Arc::new(cluster)),
             Err(error) => Entry::Unusable(Arc::new(Unusable {
                 name: spec.name.clone(),
@@ -164,12 +221,34 @@ impl Registry {
     }
 }
 
+impl State {
+    fn token_paths(&self) -> BTreeSet<PathBuf> {
+        let definitions = self.sources.values().flat_map(|found| &found.definitions);
+        let path = |definition: &Definition| match definition {
+            Definition::Cluster(spec) => spec.token_file().map(ToOwned::to_owned),
+            Definition::Unusable(_) => None,
+        };
+        definitions.filter_map(path).collect()
+    }
+}
+
 impl Entry {
-    fn address(&self) -> Option<*const Cluster> {
+    fn lookup(&self) -> Lookup {
         match self {
-            Self::Ready(cluster) => Some(Arc::as_ptr(cluster)),
+            Self::Ready(cluster) => Lookup::Ready(Arc::clone(cluster)),
+            Self::Unusable(unusable) => Lookup::Unusable(Arc::clone(unusable)),
+        }
+    }
+
+    fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Self::Ready(cluster) => Some(cluster),
             Self::Unusable(_) => None,
         }
+    }
+
+    fn upstream(&self) -> Option<&Arc<Upstream>> {
+        self.cluster().map(|cluster| &cluster.upstream)
     }
 }
 
@@ -210,92 +289,4 @@ impl fmt::Debug for Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use secrecy::SecretString;
-
-    use super::*;
-    use crate::clusters::{Credential, IdentityMode, TokenSource, Trust, sources};
-
-    fn cluster(name: &str, token: &str, defined_in: &str) -> Definition {
-        Definition::Cluster(Box::new(ClusterSpec {
-            name: ClusterName::new(name).unwrap(),
-            endpoint: sources::endpoint("http://127.0.0.1:1").unwrap(),
-            server_name: None,
-            trust: Trust::SystemRoots,
-            credential: Credential {
-                token: Some(TokenSource::Inline(SecretString::from(token))),
-                certificate: None,
-            },
-            identity: IdentityMode::default(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            defined_in: defined_in.to_owned(),
-        }))
-    }
-
-    fn ready(registry: &Registry, name: &str) -> Arc<Cluster> {
-        match registry.get(name) {
-            Lookup::Ready(cluster) => cluster,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn reason(registry: &Registry, name: &str) -> String {
-        match registry.get(name) {
-            Lookup::Unusable(unusable) => unusable.reason.clone(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn what_did_not_change_keeps_its_connections() {
-        let registry = Registry::new(Reach::default());
-        registry.replace("a", vec![cluster("east", "1", "a"), cluster("west", "1", "a")]);
-        let (east, west) = (ready(&registry, "east"), ready(&registry, "west"));
-        registry.replace("a", vec![cluster("east", "1", "a"), cluster("west", "2", "a")]);
-        assert!(Arc::ptr_eq(&east, &ready(&registry, "east")));
-        assert!(!Arc::ptr_eq(&west, &ready(&registry, "west")));
-        assert_eq!(ready(&registry, "west").authorization().unwrap(), "Bearer 2");
-        registry.replace("a", vec![]);
-        assert!(matches!(registry.get("east"), Lookup::Unknown));
-    }
-
-    #[test]
-    fn two_definitions_of_one_name_are_refused_by_naming_both_and_come_back_when_one_goes() {
-        let registry = Registry::new(Reach::default());
-        registry.replace("a", vec![cluster("east", "1", "a.yaml, document 1")]);
-        registry.replace("b", vec![cluster("east", "1", "config, context \"east\"")]);
-        let reason = reason(&registry, "east");
-        assert!(reason.contains("a.yaml, document 1 and in config, context \"east\""), "{reason}");
-        registry.replace("b", vec![]);
-        ready(&registry, "east");
-    }
-
-    #[test]
-    fn a_definition_that_makes_no_cluster_is_listed_with_the_reason_and_without_the_token() {
-        let registry = Registry::new(Reach::default());
-        registry.replace("a", vec![cluster("east", "s3 cret", "a.yaml"), cluster("west", "1", "a.yaml")]);
-        let reason = reason(&registry, "east");
-        assert!(reason.starts_with("a.yaml: the token") && !reason.contains("cret"), "{reason}");
-        let names: Vec<_> = registry.list().into_iter().map(|(name, _)| name.to_string()).collect();
-        assert_eq!(names, ["east", "west"]);
-    }
-
-    #[test]
-    fn a_token_file_is_read_again() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(&file, "one\n").unwrap();
-        let registry = Registry::new(Reach::default());
-        let Definition::Cluster(mut spec) = cluster("east", "", "a") else { unreachable!() };
-        spec.credential.token = Some(TokenSource::File(file.path().to_owned()));
-        registry.replace("a", vec![Definition::Cluster(spec)]);
-        let east = ready(&registry, "east");
-        assert_eq!(east.authorization().unwrap(), "Bearer one");
-        std::fs::write(&file, "two\n").unwrap();
-        registry.refresh_tokens();
-        assert_eq!(east.authorization().unwrap(), "Bearer two");
-        std::fs::remove_file(&file).unwrap();
-        registry.refresh_tokens();
-        assert_eq!(east.authorization().unwrap(), "Bearer two");
-    }
-}
+mod tests;

@@ -1,6 +1,12 @@
 //! What every source translates its objects into: one cluster, validated, without any I/O.
 
-use std::{borrow::Borrow, collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{
+    borrow::Borrow,
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use http::uri::{Authority, Scheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -79,6 +85,26 @@ pub struct ClusterSpec {
     pub annotations: BTreeMap<String, String>,
     /// Where this definition stands, for people: `clusters/east.yaml, document 2` or `~/.kube/config, context east`.
     pub defined_in: String,
+}
+
+impl ClusterSpec {
+    /// Whether a connection opened for `other` is just what one opened for this would be: to the same place, verified
+    /// the same way, with the same client certificate. Everything else is sent with each request.
+    pub fn has_connections_of(&self, other: &Self) -> bool {
+        let place = |spec: &Self| (spec.endpoint.scheme.clone(), spec.endpoint.authority.clone());
+        place(self) == place(other)
+            && self.server_name == other.server_name
+            && self.trust == other.trust
+            && self.credential.certificate == other.credential.certificate
+    }
+
+    /// The file its token is in, if it is in one.
+    pub fn token_file(&self) -> Option<&Path> {
+        match &self.credential.token {
+            Some(TokenSource::File(path)) => Some(path),
+            _ => None,
+        }
+    }
 }
 
 /// The base URL of a member's API server, taken apart.
