@@ -12,6 +12,7 @@ mod lifecycle;
 mod negotiate;
 pub mod openapi;
 pub mod patch;
+mod protobuf;
 mod request;
 pub mod resources;
 mod rest;

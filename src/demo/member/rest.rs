@@ -16,7 +16,7 @@ use super::{
     failure::Failure,
     lifecycle,
     negotiate::{self, Form},
-    patch,
+    patch, protobuf,
     request::{Query, ResourcePath},
     resources::{self, Resource},
     selectors::Selector,
@@ -343,6 +343,9 @@ impl Call<'_> {
     fn parse(&self, body: &[u8]) -> Result<Value, Failure> {
         match self.content_type() {
             "" | "application/json" | "application/yaml" => parse_body(body),
+            protobuf::MEDIA_TYPE => {
+                protobuf::object(body).map_err(|error| Failure::bad_request(error.to_string()))
+            }
             other => Err(Failure::unsupported_media_type(other, "application/json, application/yaml")),
         }
     }

@@ -19,7 +19,7 @@ use upgrade_aware_proxy::ResponseBody;
 use super::{
     controllers, discovery,
     failure::Failure,
-    lifecycle, negotiate, openapi,
+    lifecycle, negotiate, openapi, protobuf,
     request::{Path, Query, ResourcePath, User},
     resources,
     rest::{self, Call, json_response},
@@ -346,10 +346,13 @@ impl Api {
             _ => return Err(Failure::no_such_path()),
         };
         let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if media_type.is_some_and(|media_type| media_type.contains("protobuf")) {
-            return Err(Failure::unsupported_media_type("protobuf", "application/json"));
-        }
-        let mut review = rest::parse_body(&rest::read(request.into_body()).await?)?;
+        let is_protobuf = media_type.is_some_and(|media_type| media_type.starts_with(protobuf::MEDIA_TYPE));
+        let body = rest::read(request.into_body()).await?;
+        let mut review = if is_protobuf {
+            protobuf::object(&body).map_err(|error| Failure::bad_request(error.to_string()))?
+        } else {
+            rest::parse_body(&body)?
+        };
         if !review.is_object() {
             return Err(Failure::bad_request("the body is not a Kubernetes object"));
         }
