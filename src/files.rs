@@ -7,20 +7,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     thread,
     time::Duration,
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
+use clusterway_certs::read_file;
 
 /// How long a file has to stay the same before its content counts.
 const SETTLE: Duration = Duration::from_millis(20);
 /// How often one look waits for that. What is still being written then is left to the next look.
 const PATIENCE: usize = 5;
-/// Far above any manifest; keeps a log that somebody put into the folder out of memory.
-const MAX_SIZE: u64 = 32 << 20;
 
 /// What has become of a file since it was last looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,26 +136,16 @@ impl Known {
 
 fn read_all(paths: BTreeSet<PathBuf>) -> Contents {
     let read = |path: PathBuf| {
-        let content = read(&path).map_err(|error| error.to_string());
+        let content = read_file(&path).map_err(|error| error.to_string());
         (path, content)
     };
     paths.into_iter().map(read).collect()
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    // Opening a named pipe would wait for somebody to write into it.
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if metadata.len() > MAX_SIZE {
-        return Err(io::Error::other(format!("it is larger than {} MiB", MAX_SIZE >> 20)));
-    }
-    fs::read(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     struct Folder {

@@ -7,7 +7,7 @@ use rustls_pki_types::{
     pem::{Error as PemError, PemObject as _},
 };
 
-use crate::CertError;
+use crate::{CertError, read_file};
 
 /// The certificates in `pem`, in their order. Other blocks are passed over.
 ///
@@ -33,7 +33,7 @@ pub fn private_key(pem: &[u8], origin: &str) -> Result<PrivateKeyDer<'static>, C
 
 /// All of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, CertError> {
-    std::fs::read(path).map_err(|cause| CertError::Read { path: path.to_owned(), cause })
+    read_file(path).map_err(|cause| CertError::Read { path: path.to_owned(), cause })
 }
 
 /// The library's messages can quote the offending line; these name only its kind.

@@ -78,7 +78,7 @@ impl Cluster {
             None => None,
             Some(TokenSource::Inline(token)) => Some(bearer(token.expose_secret())?),
             Some(TokenSource::File(path)) => {
-                let token = std::fs::read_to_string(path)
+                let token = clusterway_certs::read_text_file(path)
                     .map_err(|error| ClusterError::TokenFile { path: path.clone(), error })?;
                 Some(bearer(token.trim())?)
             }

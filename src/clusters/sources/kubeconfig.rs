@@ -5,11 +5,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clusterway_certs::{read_file, read_text_file};
 use kube::config::{AuthInfo, Cluster, Kubeconfig, NamedContext};
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -135,7 +135,7 @@ impl KubeconfigFile {
 }
 
 fn read(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
-    let text = fs::read_to_string(path)
+    let text = read_text_file(path)
         .map_err(|error| KubeconfigError::File { path: path.to_owned(), why: error.to_string() })?;
     // Without its snippet, and without the value that does not fit: either may be a credential.
     serde_saphyr::from_str(&text).map_err(|error| KubeconfigError::Syntax {
@@ -324,12 +324,14 @@ impl Context<'_> {
         }
         let Some(file) = file.filter(|file| !file.is_empty()) else { return Ok(None) };
         let path = self.folder.join(file);
-        fs::read(&path).map(Some).map_err(|error| format!("{key}: {}: {error}", path.display()))
+        read_file(&path).map(Some).map_err(|error| format!("{key}: {}: {error}", path.display()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const CONFIG: &str = r#"

@@ -5,14 +5,14 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use clusterway_certs::Reload;
+use clusterway_certs::{Reload, read_file};
 use csv::{ReaderBuilder, StringRecord, Trim};
 
 use super::authenticated;
@@ -182,7 +182,7 @@ fn caller(record: &StringRecord) -> Result<(Digest, Caller), &'static str> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TokenFileError> {
-    fs::read(path).map_err(|cause| TokenFileError::Read { path: path.to_owned(), cause })
+    read_file(path).map_err(|cause| TokenFileError::Read { path: path.to_owned(), cause })
 }
 
 fn sha256(bytes: &[u8]) -> Digest {
@@ -198,6 +198,8 @@ fn list(problems: &[(u64, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn parse(content: &str) -> Result<Loaded, String> {
