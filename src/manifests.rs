@@ -15,6 +15,7 @@ use std::{
 };
 
 use serde_json::Value;
+use serde_saphyr::Spanned;
 
 use crate::files::{Change, Watched};
 
@@ -172,14 +173,27 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Document>, ManifestError> {
     let syntax = |why: String| ManifestError::Syntax { path: path.to_owned(), why };
     let text = std::str::from_utf8(bytes).map_err(|error| syntax(format!("not UTF-8: {error}")))?;
     // Without its snippet: the lines around an error may be somebody's key.
-    let values: Vec<Value> =
-        serde_saphyr::from_multiple(text).map_err(|error| syntax(error.without_snippet().to_string()))?;
+    let values: Vec<Spanned<Value>> = serde_saphyr::from_multiple_with_options(text, options())
+        .map_err(|error| syntax(error.without_snippet().to_string()))?;
     let mut documents = Vec::new();
     for (index, value) in values.into_iter().enumerate() {
-        let origin = format!("{}, document {}", path.display(), index + 1);
-        flatten(origin, value, &mut documents)?;
+        let line = value.referenced.line();
+        let origin = format!("{}, document {} (line {line})", path.display(), index + 1);
+        flatten(origin, value.value, &mut documents)?;
     }
     Ok(documents)
+}
+
+/// The library's limits are for strangers' documents. These files are the operator's own, and one file may well hold
+/// some thousand clusters.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: 100_000,
+            max_nodes: 5_000_000,
+            max_events: 20_000_000,
+        },
+    }
 }
 
 fn flatten(origin: String, value: Value, documents: &mut Vec<Document>) -> Result<(), ManifestError> {
@@ -242,9 +256,35 @@ mod tests {
             read.documents().map(|document| document.origin.rsplit_once('/').unwrap().1).collect();
         assert_eq!(
             origins,
-            ["list.json, document 1, item 1", "several.yaml, document 1", "several.yaml, document 2"]
+            [
+                "list.json, document 1 (line 1), item 1",
+                "several.yaml, document 1 (line 2)",
+                "several.yaml, document 2 (line 8)"
+            ]
         );
         assert!(!read.poll());
+    }
+
+    #[test]
+    fn one_file_may_hold_more_clusters_than_anybody_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let many: String = (0..2000).map(|index| format!("---\n{}", secret(&format!("c{index}")))).collect();
+        fs::write(folder.path().join("many.yaml"), many).unwrap();
+        let mut read = Folder::new(folder.path(), |_| Ok(()));
+        read.poll();
+        assert_eq!((read.documents().count(), read.problems().next()), (2000, None));
+    }
+
+    #[test]
+    fn aliases_cannot_blow_a_file_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let ten = |of: usize| vec![format!("*a{of}"); 10].join(", ");
+        let levels: String =
+            (1..12).map(|level| format!("a{level}: &a{level} [{}]\n", ten(level - 1))).collect();
+        fs::write(folder.path().join("bomb.yaml"), format!("a0: &a0 [x, x]\n{levels}")).unwrap();
+        let mut read = Folder::new(folder.path(), |_| Ok(()));
+        read.poll();
+        assert_eq!((read.documents().count(), read.problems().count()), (0, 1));
     }
 
     #[test]
@@ -334,6 +374,6 @@ mod tests {
         let mut read = Folder::new(folder.path(), |_| Ok(()));
         read.poll();
         let problem = read.problems().next().unwrap().to_string();
-        assert!(problem.contains("document 1: \"apiVersion\" is missing"), "{problem}");
+        assert!(problem.contains("document 1 (line 1): \"apiVersion\" is missing"), "{problem}");
     }
 }

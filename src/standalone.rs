@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     access::{self, Access, Policy},
     clusters::{
-        Definition, Found, Registry,
+        Found, Registry,
         sources::{kubeconfig::KubeconfigFile, secret},
     },
     config::Config,
@@ -96,9 +96,5 @@ impl Files {
 /// Whether a document can be used on its own.
 fn check(document: &Document) -> Result<(), String> {
     access::check(document).map_err(|problem| problem.to_string())?;
-    match secret::definition(document) {
-        None | Some(Ok(Definition::Cluster(_))) => Ok(()),
-        Some(Ok(Definition::Unusable(unusable))) => Err(unusable.reason),
-        Some(Err(error)) => Err(error.to_string()),
-    }
+    secret::check(document).map_err(|error| error.to_string())
 }

@@ -39,6 +39,10 @@ pub fn endpoint(url: &str) -> Result<Endpoint, InvalidEndpoint> {
     if authority.host().is_empty() {
         return Err(invalid("it has no host"));
     }
+    let port = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    if !port.is_empty() && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(invalid("its port is no port"));
+    }
     if uri.query().is_some() {
         return Err(invalid("it has a query"));
     }
@@ -64,9 +68,21 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused_without_showing_passwords() {
-        for url in
-            ["", "10.0.0.1:6443", "ftp://x", "https://", "https://x/?a=1", "https://x/../y", "https://u:pw@x"]
-        {
+        for url in [
+            "",
+            "10.0.0.1:6443",
+            "ftp://x",
+            "https://",
+            "https://x/?a=1",
+            "https://x/../y",
+            "https://u:pw@x",
+            "https://x:99999",
+            "https://x:0",
+            "https://x:",
+            "https://x:https",
+            "https://[::1",
+            "https://x y",
+        ] {
             let error = endpoint(url).unwrap_err().to_string();
             assert!(!error.contains("pw"), "{error}");
         }

@@ -48,6 +48,17 @@ pub enum SecretError {
         /// What is wrong and what to do.
         why: String,
     },
+    /// Something that is meant, and that Clusterway does not do; or a choice that it does not know. Never guessed at,
+    /// so no earlier version of the Secret stands in for it.
+    #[error("{origin}: {key:?}: {why}")]
+    Unsupported {
+        /// Where the Secret stands.
+        origin: String,
+        /// The key, label or annotation.
+        key: &'static str,
+        /// What is not supported and what is.
+        why: String,
+    },
     /// It has no name, or one that cannot be a cluster's.
     #[error("{origin}: metadata.name: {why}")]
     Name {
@@ -63,21 +74,8 @@ pub enum SecretError {
 /// # Errors
 /// [`SecretError::Name`]: there is no name to list it under.
 pub fn definition(document: &Document) -> Option<Result<Definition, SecretError>> {
-    if document.kind != "Secret" || document.api_version != "v1" {
-        return None;
-    }
-    let metadata = &document.value["metadata"];
-    let labels = strings(&metadata["labels"]);
-    let credential_type = labels.get(CREDENTIAL_TYPE)?.clone();
-    let name = metadata["name"].as_str().unwrap_or_default();
-    let name = match ClusterName::new(name) {
-        Ok(name) => name,
-        Err(error) => {
-            return Some(Err(SecretError::Name { origin: document.origin.clone(), why: error.to_string() }));
-        }
-    };
-    let secret = Secret { document, annotations: strings(&metadata["annotations"]), labels };
-    Some(Ok(match secret.spec(name.clone(), &credential_type) {
+    let read = read(document)?;
+    Some(read.name.map(|name| match read.spec {
         Ok(spec) => Definition::Cluster(Box::new(spec)),
         Err(error) => Definition::Unusable(Unusable {
             name,
@@ -87,25 +85,62 @@ pub fn definition(document: &Document) -> Option<Result<Definition, SecretError>
     }))
 }
 
+/// Whether `document`, if it is a cluster Secret, is a whole one.
+///
+/// # Errors
+/// What is broken in it. That it asks for what is not supported is not broken.
+pub fn check(document: &Document) -> Result<(), SecretError> {
+    let Some(read) = read(document) else { return Ok(()) };
+    read.name?;
+    match read.spec {
+        Ok(_) | Err(SecretError::Unsupported { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+struct Read {
+    name: Result<ClusterName, SecretError>,
+    spec: Result<ClusterSpec, SecretError>,
+}
+
+fn read(document: &Document) -> Option<Read> {
+    let metadata = &document.value["metadata"];
+    let is_cluster = document.kind == "Secret"
+        && document.api_version == "v1"
+        && metadata["labels"].get(CREDENTIAL_TYPE).is_some();
+    if !is_cluster {
+        return None;
+    }
+    let name = ClusterName::new(metadata["name"].as_str().unwrap_or_default())
+        .map_err(|error| SecretError::Name { origin: document.origin.clone(), why: error.to_string() });
+    let spec = name.clone().and_then(|name| Secret::new(document)?.spec(name));
+    Some(Read { name, spec })
+}
+
 struct Secret<'a> {
     document: &'a Document,
     labels: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
 }
 
-impl Secret<'_> {
-    fn spec(&self, name: ClusterName, credential_type: &str) -> Result<ClusterSpec, SecretError> {
+impl<'a> Secret<'a> {
+    fn new(document: &'a Document) -> Result<Self, SecretError> {
+        let labels = strings(document, "labels")?;
+        let annotations = strings(document, "annotations")?;
+        Ok(Self { document, labels, annotations })
+    }
+
+    fn spec(&self, name: ClusterName) -> Result<ClusterSpec, SecretError> {
         match self.labels.get(ENDPOINT_TYPE).map(String::as_str) {
             None | Some("Const") => {}
             Some(other) => {
-                return Err(self.invalid(
-                    ENDPOINT_TYPE,
-                    format!("endpoint type {other:?} is not supported, only \"Const\" is"),
-                ));
+                let why = format!("endpoint type {other:?} is not supported, only \"Const\" is");
+                return Err(self.unsupported(ENDPOINT_TYPE, why));
             }
         }
         if self.text("proxy-url")?.is_some() {
-            return Err(self.invalid("proxy-url", "reaching a member through a proxy is not supported yet"));
+            let why = "reaching a member through a proxy is not yet supported";
+            return Err(self.unsupported("proxy-url", why));
         }
         let url = self.needed("endpoint", "a cluster")?;
         Ok(ClusterSpec {
@@ -113,7 +148,7 @@ impl Secret<'_> {
                 .map_err(|error| self.invalid("endpoint", error.to_string()))?,
             server_name: self.text("tls-server-name")?.map(|name| name.trim().to_owned()),
             trust: self.trust()?,
-            credential: self.credential(credential_type)?,
+            credential: self.credential()?,
             identity: self.identity()?,
             labels: self.labels.clone(),
             annotations: self.annotations.clone(),
@@ -143,39 +178,46 @@ impl Secret<'_> {
         }
     }
 
-    fn credential(&self, credential_type: &str) -> Result<Credential, SecretError> {
+    fn credential(&self) -> Result<Credential, SecretError> {
         let mut credential = Credential::default();
-        match credential_type {
+        match self.labels.get(CREDENTIAL_TYPE).map_or("", String::as_str) {
             // Without the key there is no credential; that is the cluster's to say when it is used.
             "ServiceAccountToken" => {
                 credential.token =
                     self.text("token")?.map(|token| TokenSource::Inline(SecretString::from(token.trim())));
             }
             "X509Certificate" => {
-                if let (Some(chain), Some(key)) = (self.bytes("tls.crt")?, self.bytes("tls.key")?) {
-                    let invalid =
-                        |key, error: clusterway_certs::CertError| self.invalid(key, error.to_string());
-                    credential.certificate = Some(ClientCertificate {
-                        chain: clusterway_certs::certificates(&chain, "tls.crt")
-                            .map_err(|error| invalid("tls.crt", error))?,
-                        key: clusterway_certs::private_key(&key, "tls.key")
-                            .map_err(|error| invalid("tls.key", error))?
-                            .into(),
-                    });
-                }
+                credential.certificate = self.certificate()?;
             }
             "Dynamic" => {
-                return Err(self.invalid(
-                    CREDENTIAL_TYPE,
-                    "credentials from commands (\"Dynamic\") are not supported yet",
-                ));
+                let why = "credentials from commands (\"Dynamic\") are not yet supported";
+                return Err(self.unsupported(CREDENTIAL_TYPE, why));
             }
             other => {
                 let why = format!("{other:?} is none of \"ServiceAccountToken\" and \"X509Certificate\"");
-                return Err(self.invalid(CREDENTIAL_TYPE, why));
+                return Err(self.unsupported(CREDENTIAL_TYPE, why));
             }
         }
         Ok(credential)
+    }
+
+    fn certificate(&self) -> Result<Option<ClientCertificate>, SecretError> {
+        let missing = |key, other: &str| SecretError::Missing {
+            origin: self.document.origin.clone(),
+            key,
+            needed_for: format!("{other:?}"),
+        };
+        let (chain, key) = match (self.bytes("tls.crt")?, self.bytes("tls.key")?) {
+            (None, None) => return Ok(None),
+            (Some(chain), Some(key)) => (chain, key),
+            (None, Some(_)) => return Err(missing("tls.crt", "tls.key")),
+            (Some(_), None) => return Err(missing("tls.key", "tls.crt")),
+        };
+        let chain = clusterway_certs::certificates(&chain, "tls.crt")
+            .map_err(|error| self.invalid("tls.crt", error.to_string()))?;
+        let key = clusterway_certs::private_key(&key, "tls.key")
+            .map_err(|error| self.invalid("tls.key", error.to_string()))?;
+        Ok(Some(ClientCertificate { chain, key: key.into() }))
     }
 
     fn identity(&self) -> Result<IdentityMode, SecretError> {
@@ -184,7 +226,7 @@ impl Secret<'_> {
             Some("impersonate") => Ok(IdentityMode::Impersonate),
             Some("gateway") => Ok(IdentityMode::Gateway),
             Some("deny") => Ok(IdentityMode::Deny),
-            Some(other) => Err(self.invalid(
+            Some(other) => Err(self.unsupported(
                 IDENTITY,
                 format!("{other:?} is none of \"impersonate\", \"gateway\" and \"deny\""),
             )),
@@ -226,14 +268,35 @@ impl Secret<'_> {
         self.document.value.get(map).and_then(Value::as_object).and_then(|map: &Map<_, _>| map.get(key))
     }
 
+    fn unsupported(&self, key: &'static str, why: impl Into<String>) -> SecretError {
+        SecretError::Unsupported { origin: self.document.origin.clone(), key, why: why.into() }
+    }
+
     fn invalid(&self, key: &str, why: impl Into<String>) -> SecretError {
         SecretError::Invalid { origin: self.document.origin.clone(), key: key.to_owned(), why: why.into() }
     }
 }
 
-fn strings(map: &Value) -> BTreeMap<String, String> {
-    let entries = map.as_object().into_iter().flatten();
-    entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+/// Labels or annotations. A value that is no string is refused and not passed over: `…/identity: false` would else
+/// read like no such annotation. `null` is the empty string, as for an API server.
+fn strings(document: &Document, what: &'static str) -> Result<BTreeMap<String, String>, SecretError> {
+    let invalid = |key: String, why: &str| SecretError::Invalid {
+        origin: document.origin.clone(),
+        key,
+        why: why.to_owned(),
+    };
+    match &document.value["metadata"][what] {
+        Value::Null => Ok(BTreeMap::new()),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| match value {
+                Value::String(text) => Ok((key.clone(), text.clone())),
+                Value::Null => Ok((key.clone(), String::new())),
+                _ => Err(invalid(key.clone(), "it is not a string; quote it")),
+            })
+            .collect(),
+        _ => Err(invalid(format!("metadata.{what}"), "it is not a mapping of strings")),
+    }
 }
 
 #[cfg(test)]
@@ -352,6 +415,54 @@ mod tests {
             assert!(reason.starts_with("east.yaml, document 1: ") && reason.contains(key), "{reason}");
             assert!(!reason.contains("53") && (key == "endpoint" || !reason.contains("s3cret")), "{reason}");
         }
+    }
+
+    #[test]
+    fn labels_and_annotations_that_are_no_strings_are_refused_and_not_passed_over() {
+        for value in [json!(false), json!(null), json!(["gateway"])] {
+            let mut secret = json!({"stringData": {"endpoint": "https://x"}});
+            secret["metadata"]["annotations"] = json!({IDENTITY: value});
+            assert!(reason(secret).contains(IDENTITY), "{value}");
+        }
+        let labels = json!({CREDENTIAL_TYPE: 1});
+        assert!(reason(json!({"metadata": {"labels": labels}})).contains(CREDENTIAL_TYPE));
+        let annotations = json!("gateway");
+        assert!(reason(json!({"metadata": {"annotations": annotations}})).contains("metadata.annotations"));
+    }
+
+    #[test]
+    fn half_a_client_certificate_is_refused_by_naming_the_other_half() {
+        for (given, missing) in [("tls.crt", "tls.key"), ("tls.key", "tls.crt")] {
+            let labels = json!({CREDENTIAL_TYPE: "X509Certificate"});
+            let data = json!({"endpoint": "https://x", given: "x"});
+            let reason = reason(json!({"metadata": {"labels": labels}, "stringData": data}));
+            assert!(reason.contains(&format!("key {missing:?} is missing")), "{reason}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_broken_lets_an_earlier_version_stand_in() {
+        let checked = |secret: Value| {
+            let mut value = secret;
+            value["metadata"]["name"] = json!("east");
+            let document = Document {
+                origin: "east.yaml, document 1".into(),
+                kind: "Secret".into(),
+                api_version: "v1".into(),
+                value,
+            };
+            check(&document).is_ok()
+        };
+        let labels = |kind: &str| json!({"labels": {CREDENTIAL_TYPE: kind}});
+        let whole = json!({"endpoint": "https://x"});
+        assert!(checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": whole})));
+        assert!(checked(json!({"metadata": labels("Dynamic"), "stringData": whole})));
+        let mut identity = json!({"metadata": labels("ServiceAccountToken"), "stringData": whole});
+        identity["metadata"]["annotations"] = json!({IDENTITY: "dney"});
+        assert!(checked(identity), "an identity that is not known is no reason to go on with the last one");
+        assert!(!checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": {}})));
+        let broken = json!({"endpoint": "https://x", "ca.crt": "half a certif"});
+        assert!(!checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": broken})));
     }
 
     #[test]
