@@ -53,6 +53,13 @@ pub(crate) fn created(
     if has_generation(resource) {
         metadata.insert("generation".into(), json!(1));
     }
+    // A status is what came of the object, and nothing has come of it yet. Nodes report theirs themselves.
+    if resource.status
+        && resource.kind != "Node"
+        && let Some(object) = object.as_object_mut()
+    {
+        object.remove("status");
+    }
     defaults(resource, &mut object);
     Ok(object)
 }
@@ -313,7 +320,7 @@ fn random() -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::member::resources::{CONFIG_MAPS, DEPLOYMENTS, SECRETS};
+    use crate::demo::member::resources::{CONFIG_MAPS, DEPLOYMENTS, PODS, SECRETS};
 
     fn deployment() -> Value {
         json!({"metadata": {"name": "web"}, "spec": {"template": {"spec": {"containers": [{"name": "a", "image": "x"}]}}}})
@@ -336,6 +343,13 @@ mod tests {
         let after = updated(&DEPLOYMENTS, &before, change).unwrap();
         assert_eq!(after["metadata"]["generation"], 2);
         assert_eq!(after["status"], json!({}));
+    }
+
+    #[test]
+    fn a_status_that_is_sent_along_is_not_kept() {
+        let pod =
+            json!({"metadata": {"name": "a"}, "spec": {"containers": []}, "status": {"phase": "Running"}});
+        assert_eq!(created(&PODS, Some("default"), pod).unwrap()["status"]["phase"], "Pending");
     }
 
     #[test]
