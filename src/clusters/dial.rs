@@ -3,7 +3,7 @@
 //! The address comes from the cluster's definition and from nowhere else; nothing a caller or a member says can make
 //! the gateway dial another one. Errors read like Go's, since KubeVela looks for `dial tcp` in them.
 
-use std::{error::Error as _, future::Future, io, net::SocketAddr, pin::Pin, time::Duration};
+use std::{error::Error as _, fmt, future::Future, io, net::SocketAddr, pin::Pin, time::Duration};
 
 use http::uri::Scheme;
 use socket2::{SockRef, TcpKeepalive};
@@ -19,6 +19,9 @@ use super::{ClusterSpec, MemberTls, TlsError};
 /// Idle time before the first keep-alive probe, and between probes. Finds dead peers on connections that have no
 /// HTTP/2 pings: HTTP/1.1 and tunnels.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The least time that an address gets while there is that much left.
+const MIN_SHARE: Duration = Duration::from_secs(2);
 
 /// Time limits of one dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,39 +97,47 @@ impl MemberDialer {
         Ok(Dialed { io: Box::new(stream), protocol })
     }
 
-    /// Tries every address of the host until one answers or time is up.
     async fn connect(&self) -> Result<TcpStream, DialError> {
-        let limit = self.timeouts.connect;
-        let deadline = Instant::now() + limit;
-        let timed_out = |at: &dyn std::fmt::Display| DialError::TimedOut {
-            stage: DialStage::Connect,
-            message: format!("dial tcp {at}: i/o timeout"),
-            after: limit,
-        };
+        let deadline = Instant::now() + self.timeouts.connect;
         let lookup = timeout_at(deadline, lookup_host((self.host.as_str(), self.port))).await;
         let addresses: Vec<SocketAddr> = match lookup {
-            Err(_) => return Err(timed_out(&format!("lookup {}", self.host))),
-            Ok(Err(error)) => return Err(self.lookup_failed(&error.to_string())),
+            Err(_) => return Err(self.timed_out(&format!("lookup {}", self.host))),
+            Ok(Err(error)) => return Err(self.lookup_failed(describe_lookup(&error))),
             Ok(Ok(addresses)) => addresses.collect(),
         };
-        let mut last = None;
-        for address in addresses {
-            match timeout_at(deadline, TcpStream::connect(address)).await {
-                Err(_) => return Err(timed_out(&address)),
+        self.connect_to(&addresses, deadline).await
+    }
+
+    /// Tries one address after the other. Each gets its share of the time, as in Go: one that swallows packets must
+    /// not use up what the next one needs. If none answers, what the first one said is the error.
+    async fn connect_to(&self, addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+        let mut first_error = None;
+        for (index, address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let others = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+            let share = (left / others).max(MIN_SHARE).min(left);
+            let error = match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     configure(&stream);
                     return Ok(stream);
                 }
-                Ok(Err(error)) => last = Some((address, error)),
-            }
+                Ok(Err(error)) => {
+                    let message = format!("dial tcp {address}: connect: {}", describe_io(&error));
+                    DialError::failed(DialStage::Connect, message)
+                }
+                Err(_) => self.timed_out(address),
+            };
+            first_error.get_or_insert(error);
         }
-        Err(match last {
-            Some((address, error)) => {
-                let message = format!("dial tcp {address}: connect: {}", describe_io(&error));
-                DialError::failed(DialStage::Connect, message)
-            }
-            None => self.lookup_failed("no such host"),
-        })
+        Err(first_error.unwrap_or_else(|| self.lookup_failed("no such host")))
+    }
+
+    fn timed_out(&self, at: &dyn fmt::Display) -> DialError {
+        DialError::TimedOut {
+            stage: DialStage::Connect,
+            message: format!("dial tcp {at}: i/o timeout"),
+            after: self.timeouts.connect,
+        }
     }
 
     fn lookup_failed(&self, why: &str) -> DialError {
@@ -147,6 +158,19 @@ fn configure(stream: &TcpStream) {
         stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive))
     {
         tracing::debug!(%error, "cannot set socket options");
+    }
+}
+
+/// In Go's words. The system's resolver reports through text alone: there is no kind and no code in the error.
+fn describe_lookup(error: &io::Error) -> &'static str {
+    let text = error.to_string();
+    let unknown = ["not known", "No address associated", "no such host"];
+    if unknown.iter().any(|words| text.contains(words)) {
+        "no such host"
+    } else if text.contains("Temporary failure") {
+        "server misbehaving"
+    } else {
+        "the name could not be resolved"
     }
 }
 

@@ -3,11 +3,12 @@
 //! One `ClientConfig` per cluster, so that sessions resume within a cluster and never across two. What skips a check
 //! stands in [`danger`] and nowhere else.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    crypto::CryptoProvider,
 };
 use rustls_pki_types::ServerName;
 
@@ -72,14 +73,7 @@ fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
     let provider = clusterway_certs::provider();
     match trust {
         Trust::DangerSkipVerification => Ok(Arc::new(danger::NoVerification::new(provider))),
-        Trust::SystemRoots => {
-            let found = rustls_native_certs::load_native_certs();
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(found.certs);
-            let reason = || found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-            let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            Ok(built.map_err(|_| TlsError::NoSystemRoots(reason()))?)
-        }
+        Trust::SystemRoots => system_verifier(provider),
         Trust::Authorities(authorities) => {
             let mut roots = RootCertStore::empty();
             for authority in authorities {
@@ -91,6 +85,24 @@ fn verifier(trust: &Trust) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
             Ok(Arc::new(pinned::PinnedOr { inner, pinned: authorities.clone() }))
         }
     }
+}
+
+/// Reading and parsing the system's authorities takes long, and hundreds of clusters may want them. A failure is not
+/// kept: it can be cured by installing some.
+fn system_verifier(provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    static VERIFIER: OnceLock<Arc<WebPkiServerVerifier>> = OnceLock::new();
+    if let Some(verifier) = VERIFIER.get() {
+        return Ok(Arc::clone(verifier) as _);
+    }
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|_| {
+            let reason = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+            TlsError::NoSystemRoots(reason)
+        })?;
+    Ok(Arc::clone(VERIFIER.get_or_init(|| verifier)) as _)
 }
 
 /// A self-signed `CA:TRUE` certificate used as the server's own, as home-made and edge clusters do. Go accepts it when
@@ -131,7 +143,7 @@ mod pinned {
                 Err(error)
                     if is_ca_as_end_entity(&error) && self.pinned.iter().any(|pin| pin == end_entity) =>
                 {
-                    check_dates(end_entity, now)?;
+                    check_purpose_and_dates(end_entity, now)?;
                     rustls::client::verify_server_name(
                         &ParsedCertificate::try_from(end_entity)?,
                         server_name,
@@ -172,9 +184,13 @@ mod pinned {
         cause.to_string().contains("CaUsedAsEndEntity")
     }
 
-    fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+    fn check_purpose_and_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+        let bad_encoding = || Error::InvalidCertificate(CertificateError::BadEncoding);
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad_encoding())?;
+        let usages = parsed.extended_key_usage().map_err(|_| bad_encoding())?;
+        if usages.is_some_and(|usages| !usages.value.server_auth && !usages.value.any) {
+            return Err(Error::InvalidCertificate(CertificateError::InvalidPurpose));
+        }
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         let validity = parsed.validity();
         if now < validity.not_before.timestamp() {

@@ -142,23 +142,98 @@ async fn the_gateway_shows_its_client_certificate() {
     assert!(tokio::io::AsyncReadExt::read_exact(&mut connection.io, &mut byte).await.is_err());
 }
 
+fn self_signed(edit: impl FnOnce(&mut CertificateParams)) -> (CertificateDer<'static>, ServerConfig) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    edit(&mut params);
+    let certificate = params.self_signed(&key).unwrap().der().clone();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    (certificate.clone(), plain(vec![certificate], key))
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit_once(':').unwrap().1
+}
+
 #[tokio::test]
 async fn a_self_signed_authority_may_be_the_servers_own_certificate_if_it_is_the_configured_one() {
-    let self_signed = |name: &str| {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap().der().clone();
-        (certificate, PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
-    };
-    let (certificate, key) = self_signed("localhost");
-    let address = member(plain(vec![certificate.clone()], key)).await;
-    let port = address.rsplit_once(':').unwrap().1;
+    let (certificate, config) = self_signed(|_| {});
+    let address = member(config).await;
+    let url = format!("https://localhost:{}", port(&address));
     let pinned = Trust::Authorities(vec![certificate]);
-    assert!(dial(&spec(&format!("https://localhost:{port}"), pinned.clone()), Purpose::Pooled).await.is_ok());
-    let other = Trust::Authorities(vec![self_signed("localhost").0]);
-    assert_eq!(refused(&spec(&format!("https://localhost:{port}"), other)).await.0, DialStage::Tls);
-    assert_eq!(refused(&spec(&format!("https://127.0.0.1:{port}"), pinned)).await.0, DialStage::Tls);
+    assert!(dial(&spec(&url, pinned.clone()), Purpose::Pooled).await.is_ok());
+    let other = Trust::Authorities(vec![self_signed(|_| {}).0]);
+    assert_eq!(refused(&spec(&url, other)).await.0, DialStage::Tls);
+    let (stage, message) = refused(&spec(&format!("https://127.0.0.1:{}", port(&address)), pinned)).await;
+    assert!(stage == DialStage::Tls && message.contains("x509: "), "another name: {message}");
+}
+
+#[tokio::test]
+async fn a_self_signed_authority_in_the_place_of_a_server_is_still_checked_for_dates_and_purpose() {
+    type Edit = fn(&mut CertificateParams);
+    let expired: Edit = |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let future: Edit = |params| params.not_before = rcgen::date_time_ymd(2999, 1, 1);
+    let for_clients: Edit =
+        |params| params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    for (what, edit) in [("expired", expired), ("not valid yet", future), ("for clients", for_clients)] {
+        let (certificate, config) = self_signed(edit);
+        let url = format!("https://localhost:{}", port(&member(config).await));
+        let (stage, message) = refused(&spec(&url, Trust::Authorities(vec![certificate]))).await;
+        assert!(stage == DialStage::Tls && message.contains("x509: "), "{what}: {message}");
+    }
+}
+
+/// An address that swallows packets: nobody accepts, and no more connections fit into the queue.
+async fn black_hole() -> (socket2::Socket, SocketAddr, Vec<TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queued.push(stream.unwrap());
+    }
+    (socket, address, queued)
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_packets_leaves_time_for_the_next_one() {
+    let (_socket, swallowing, _queued) = black_hole().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let answering = listener.local_addr().unwrap();
+    let spec = spec("http://east", Trust::SystemRoots);
+    let timeouts = DialTimeouts { connect: Duration::from_secs(5), ..DialTimeouts::default() };
+    let dialer = MemberDialer::new(&spec, timeouts).unwrap();
+    let deadline = Instant::now() + timeouts.connect;
+    let stream = dialer.connect_to(&[swallowing, answering], deadline).await.unwrap();
+    assert_eq!(stream.peer_addr().unwrap(), answering);
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_packets_reads_like_go() {
+    let (_socket, swallowing, _queued) = black_hole().await;
+    let spec = spec(&format!("http://{swallowing}"), Trust::SystemRoots);
+    let timeouts = DialTimeouts { connect: Duration::from_millis(50), ..DialTimeouts::default() };
+    let error = MemberDialer::new(&spec, timeouts).unwrap().dial(Purpose::Pooled).await.unwrap_err();
+    assert!(matches!(error, DialError::TimedOut { stage: DialStage::Connect, .. }), "{error}");
+    assert_eq!(error.to_string(), format!("dial tcp {swallowing}: i/o timeout"));
+}
+
+#[test]
+fn what_resolvers_say_is_said_in_gos_words() {
+    for (said, read) in [
+        ("failed to lookup address information: Name or service not known", "no such host"),
+        ("failed to lookup address information: No address associated with hostname", "no such host"),
+        (
+            "failed to lookup address information: nodename nor servname provided, or not known",
+            "no such host",
+        ),
+        ("failed to lookup address information: Temporary failure in name resolution", "server misbehaving"),
+        ("failed to lookup address information: System error", "the name could not be resolved"),
+    ] {
+        assert_eq!(describe_lookup(&io::Error::other(said)), read, "{said}");
+    }
 }
 
 #[tokio::test]
