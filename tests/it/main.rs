@@ -7,17 +7,19 @@
     clippy::expect_used,
     clippy::panic,
     unreachable_pub,
-    dead_code,
     reason = "a test that cannot go on should stop, and nothing here is an interface"
 )]
 
 mod bytes;
 mod changing;
+mod demo;
 mod identity;
+mod kubectl;
 mod load;
 mod matrix;
 mod real;
 mod refusals;
 mod shutdown;
+mod streams;
 mod support;
 mod watches;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    matrix,
+    matrix::{self, Schema},
     support::{
         control_plane::ControlPlane,
         gateway::{ADMIN, Gateway, READER, Setup},
@@ -48,7 +48,7 @@ async fn kubectl_works_against_a_real_api_server_as_if_it_stood_in_front_of_it()
                 0 => world.gateway.kubeconfig(ADMIN, "real"),
                 _ => world.gateway.hub_style_kubeconfig(ADMIN, "real"),
             };
-            scope.spawn(move || matrix::objects(&kubectl.at(&kubeconfig), ""));
+            scope.spawn(move || matrix::objects(&kubectl.at(&kubeconfig), Schema::Served));
         }
     });
 }

@@ -31,8 +31,6 @@ pub struct ControlPlane {
     pub ca_pem: String,
     /// Client certificate and key of an administrator (`system:masters`), PEM.
     pub admin: (String, String),
-    /// What `kube-apiserver --version` says.
-    pub version: String,
     _api_server: Process,
     _etcd: Process,
     folder: TempDir,
@@ -104,12 +102,12 @@ impl ControlPlane {
         let mut api_server = Process::start(api_server, &folder.path().join("kube-apiserver.log"));
 
         let version = Command::new(assets.join("kube-apiserver")).arg("--version").output().unwrap();
+        println!("kube-apiserver: {}", String::from_utf8_lossy(&version.stdout).trim());
         wait_until_ready(api_port, &pki, &mut api_server);
         Self {
             port: api_port,
             ca_pem: pki.ca_pem,
             admin: pki.admin,
-            version: String::from_utf8_lossy(&version.stdout).trim().to_owned(),
             _api_server: api_server,
             _etcd: etcd,
             folder,

@@ -6,6 +6,7 @@ pub mod control_plane;
 pub mod double;
 pub mod gateway;
 pub mod kubectl;
+pub mod members;
 pub mod process;
 pub mod raw_member;
 
