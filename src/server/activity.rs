@@ -31,6 +31,9 @@ pub(super) struct Activity {
     idle_since: Moment,
     head_since: Moment,
     blocked_since: Moment,
+    /// Answers of which the client has not taken what there is, and since when none of them has moved.
+    offering: AtomicU32,
+    offered_since: Moment,
 }
 
 /// Milliseconds since the connection's start, plus one; zero is "never".
@@ -60,6 +63,8 @@ impl Activity {
             idle_since: Moment::default(),
             head_since: Moment::default(),
             blocked_since: Moment::default(),
+            offering: AtomicU32::new(0),
+            offered_since: Moment::default(),
         };
         activity.idle_since.set(activity.start, activity.start);
         activity.head_since.set(activity.start, activity.start);
@@ -98,6 +103,8 @@ impl Activity {
         let over = |since: &Moment, limit: Duration| since.get(self.start).map(|since| since + limit);
 
         let stall = over(&self.blocked_since, limits.write_stall).filter(|_| !patient);
+        let offering = self.offering.load(Relaxed) > 0;
+        let unread = over(&self.offered_since, limits.write_stall).filter(|_| offering && !patient);
         let head = over(&self.head_since, limits.request_head).filter(|_| !in_flight);
         let idle = over(&self.idle_since, limits.idle).filter(|_| !in_flight && finishing.is_none());
         let grace = if self.requests.load(Relaxed) == 0 { FIRST_REQUEST_GRACE } else { FINISH_GRACE };
@@ -106,7 +113,7 @@ impl Activity {
             .map(|told| self.idle_since.get(self.start).map_or(told, |idle| idle.max(told)) + grace);
 
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        if passed(stall) {
+        if passed(stall) || passed(unread) {
             return Verdict::Drop("the client does not read its answer");
         }
         if passed(head) {
@@ -121,7 +128,7 @@ impl Activity {
         // Whatever begins right after this look cannot be due before the shortest of the limits.
         let shortest = limits.request_head.min(limits.idle).min(limits.write_stall);
         let shortest = if finishing.is_some() { shortest.min(grace) } else { shortest };
-        let next = [stall, head, idle, finish].into_iter().flatten().min();
+        let next = [stall, unread, head, idle, finish].into_iter().flatten().min();
         Verdict::Fine(next.map_or(now + shortest, |next| next.min(now + shortest)))
     }
 }
@@ -151,6 +158,7 @@ impl Moment {
 pub(super) struct InFlight {
     activity: Arc<Activity>,
     patient: bool,
+    offering: bool,
 }
 
 impl InFlight {
@@ -158,7 +166,7 @@ impl InFlight {
         activity.requests.fetch_add(1, Relaxed);
         activity.in_flight.fetch_add(1, Relaxed);
         activity.head_since.clear();
-        Self { activity, patient: false }
+        Self { activity, patient: false, offering: false }
     }
 
     /// The write-stall limit does not apply to this one.
@@ -168,10 +176,35 @@ impl InFlight {
             self.activity.patient.fetch_add(1, Relaxed);
         }
     }
+
+    /// There is something for the client.
+    ///
+    /// An HTTP/2 client that gives a stream no window takes nothing of its answer while the socket flows, so that the
+    /// connection would never be seen as blocked; what tells is that nobody asks for more. HTTP/1.1 has no such second
+    /// flow control.
+    pub(super) fn offers(&mut self) {
+        if !self.offering && self.activity.protocol == Protocol::Http2 {
+            self.offering = true;
+            if self.activity.offering.fetch_add(1, Relaxed) == 0 {
+                self.activity.offered_since.set(self.activity.start, Instant::now());
+            }
+        }
+    }
+
+    /// The client has taken what there was. Any stream that moves counts for the whole connection.
+    pub(super) fn is_taken(&mut self) {
+        if self.offering {
+            self.offering = false;
+            if self.activity.offering.fetch_sub(1, Relaxed) > 1 {
+                self.activity.offered_since.set(self.activity.start, Instant::now());
+            }
+        }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.is_taken();
         if self.patient {
             self.activity.patient.fetch_sub(1, Relaxed);
         }
@@ -252,6 +285,25 @@ mod tests {
         assert!(matches!(judge(&activity, 121 * SECOND, None), Verdict::Drop(_)));
         activity.has_written();
         assert!(matches!(judge(&activity, 61 * SECOND, None), Verdict::Fine(_)));
+    }
+
+    #[test]
+    fn an_http2_client_that_takes_nothing_of_its_answers_is_dropped() {
+        let activity = Arc::new(Activity::new(Protocol::Http2));
+        let mut stuck = InFlight::begin(Arc::clone(&activity));
+        let mut other = InFlight::begin(Arc::clone(&activity));
+        stuck.offers();
+        other.offers();
+        // The socket is not blocked.
+        activity.has_written();
+        assert!(matches!(judge(&activity, 119 * SECOND, None), Verdict::Fine(_)));
+        assert!(matches!(judge(&activity, 121 * SECOND, None), Verdict::Drop(_)));
+        other.be_patient();
+        assert!(matches!(judge(&activity, 121 * SECOND, None), Verdict::Fine(_)));
+        drop(other);
+        assert!(matches!(judge(&activity, 121 * SECOND, None), Verdict::Drop(_)));
+        stuck.is_taken();
+        assert!(matches!(judge(&activity, 10_000 * SECOND, None), Verdict::Fine(_)));
     }
 
     #[test]

@@ -78,13 +78,18 @@ pub(super) async fn answer<H: Handler>(
     if response.extensions().get::<LongRunning>().is_some() {
         in_flight.be_patient();
     }
-    Ok(response.map(|body| CountedBody { body, _in_flight: in_flight }))
+    Ok(response.map(|body| {
+        if !body.is_end_stream() {
+            in_flight.offers();
+        }
+        CountedBody { body, in_flight }
+    }))
 }
 
 /// An answer's body, which counts as a request in flight until it ends.
 pub(super) struct CountedBody {
     body: ResponseBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Body for CountedBody {
@@ -95,7 +100,12 @@ impl Body for CountedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        self.in_flight.is_taken();
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.in_flight.offers();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

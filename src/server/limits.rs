@@ -14,8 +14,9 @@ pub struct Limits {
     pub request_head: Duration,
     /// How long a connection without a request stays open.
     pub idle: Duration,
-    /// How long a client may read nothing while there is something to write, except on answers marked
-    /// [`LongRunning`](super::LongRunning) and after an upgrade.
+    /// How long a client may read nothing while there is something to write, be it that the socket is full or that
+    /// its HTTP/2 streams have no window; except on answers marked [`LongRunning`](super::LongRunning) and after an
+    /// upgrade.
     pub write_stall: Duration,
     /// Lines in an HTTP/1.1 request head. Front proxies send one line per group. hyper clears room for all of them
     /// with every request: measured, 768 cost 2 µs, 2048 cost 5 µs and 4096 between 10 and 48 µs.

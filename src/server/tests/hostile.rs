@@ -187,6 +187,19 @@ async fn flood(
 }
 
 #[tokio::test]
+async fn an_http2_client_that_gives_no_window_is_dropped() {
+    // A short answer is enough to hold a place for ever, and asking for health needs no credential.
+    let server = Running::start(Limits { write_stall: SHORT, ..Limits::default() }, hello).await;
+    let mut stream = server.tls(&["h2"]).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0
+    stream.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+    stream.write_all(&frame(HEADERS, END_HEADERS | 1, 1, &SMALLEST_REQUEST)).await.unwrap();
+    let mut received = Vec::new();
+    let _ = soon("the end", stream.read_to_end(&mut received)).await;
+}
+
+#[tokio::test]
 async fn endless_continuation_frames_end_the_connection() {
     let server = Running::start(Limits::default(), hello).await;
     let mut neighbour = server.http2().await;
