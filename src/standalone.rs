@@ -9,7 +9,7 @@ use crate::{
     access::{self, Access, Policy},
     clusters::{
         Found, Registry,
-        sources::{kubeconfig::KubeconfigFile, secret},
+        sources::{kubeconfig::Kubeconfigs, secret},
     },
     config::Config,
     manifests::{Document, Folder},
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Files {
     folders: Vec<Folder>,
-    kubeconfigs: Vec<KubeconfigFile>,
+    kubeconfigs: Kubeconfigs,
     registry: Arc<Registry>,
     access: Arc<Access>,
     reported: BTreeSet<String>,
@@ -30,7 +30,7 @@ impl Files {
     pub fn new(config: &Config, registry: Arc<Registry>, access: Arc<Access>) -> Self {
         Self {
             folders: config.manifests.iter().map(|path| Folder::new(path, check)).collect(),
-            kubeconfigs: config.kubeconfigs.iter().map(KubeconfigFile::new).collect(),
+            kubeconfigs: Kubeconfigs::new(config.kubeconfigs.iter().cloned()),
             registry,
             access,
             reported: BTreeSet::new(),
@@ -41,10 +41,9 @@ impl Files {
     pub fn poll(&mut self) {
         // Every one is looked at: `any` would stop at the first that has changed.
         let folders = self.folders.iter_mut().map(Folder::poll).filter(|changed| *changed).count();
-        let kubeconfigs =
-            self.kubeconfigs.iter_mut().map(KubeconfigFile::poll).filter(|changed| *changed).count();
+        let kubeconfigs = self.kubeconfigs.poll();
         self.registry.refresh_tokens();
-        if folders + kubeconfigs > 0 {
+        if folders > 0 || kubeconfigs {
             let mut problems = BTreeSet::new();
             self.publish_clusters(&mut problems);
             self.publish_policy(&mut problems);
@@ -68,10 +67,8 @@ impl Files {
                 }
             }
         }
-        for file in &self.kubeconfigs {
-            found.problems.extend(file.problems().iter().map(ToString::to_string));
-            found.definitions.extend_from_slice(file.definitions());
-        }
+        found.problems.extend(self.kubeconfigs.problems().iter().map(ToString::to_string));
+        found.definitions.extend_from_slice(self.kubeconfigs.definitions());
         problems.extend(found.problems.iter().cloned());
         self.registry.replace("files", found);
     }

@@ -107,6 +107,22 @@ impl Cluster {
     }
 }
 
+/// Whether a cluster could be made of `spec`, as far as that is in `spec` alone: token files and the system's
+/// authorities may come and go without it.
+///
+/// # Errors
+/// [`ClusterError`].
+pub(super) fn check(spec: &ClusterSpec) -> Result<(), ClusterError> {
+    match MemberDialer::new(spec, DialTimeouts::default()) {
+        Ok(_) | Err(TlsError::NoSystemRoots(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match &spec.credential.token {
+        Some(TokenSource::Inline(token)) => bearer(token.expose_secret()).map(drop),
+        _ => Ok(()),
+    }
+}
+
 fn bearer(token: &str) -> Result<HeaderValue, ClusterError> {
     if token.is_empty() || token.contains(char::is_whitespace) {
         return Err(ClusterError::Token);

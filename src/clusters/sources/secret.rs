@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use super::endpoint;
 use crate::{
     clusters::{
-        ClientCertificate, ClusterName, ClusterSpec, Credential, Definition, IdentityMode, TokenSource,
-        Trust, Unusable,
+        ClientCertificate, ClusterError, ClusterName, ClusterSpec, Credential, Definition, IdentityMode,
+        TokenSource, Trust, Unusable, cluster,
     },
     manifests::Document,
 };
@@ -46,6 +46,15 @@ pub enum SecretError {
         /// The key, label or annotation.
         key: String,
         /// What is wrong and what to do.
+        why: String,
+    },
+    /// Keys that can be read and make no connection, or not together: a key that is not the certificate's, a token
+    /// that no header can carry.
+    #[error("{origin}: {why}")]
+    Material {
+        /// Where the Secret stands.
+        origin: String,
+        /// Which key, what is wrong and what to do.
         why: String,
     },
     /// Something that is meant, and that Clusterway does not do; or a choice that it does not know. Never guessed at,
@@ -143,7 +152,7 @@ impl<'a> Secret<'a> {
             return Err(self.unsupported("proxy-url", why));
         }
         let url = self.needed("endpoint", "a cluster")?;
-        Ok(ClusterSpec {
+        let spec = ClusterSpec {
             endpoint: endpoint(url.trim_end())
                 .map_err(|error| self.invalid("endpoint", error.to_string()))?,
             server_name: self.text("tls-server-name")?.map(|name| name.trim().to_owned()),
@@ -154,7 +163,13 @@ impl<'a> Secret<'a> {
             annotations: self.annotations.clone(),
             defined_in: self.document.origin.clone(),
             name,
-        })
+        };
+        let unusable = |error: ClusterError| SecretError::Material {
+            origin: self.document.origin.clone(),
+            why: error.to_string(),
+        };
+        cluster::check(&spec).map_err(unusable)?;
+        Ok(spec)
     }
 
     fn trust(&self) -> Result<Trust, SecretError> {
@@ -461,8 +476,15 @@ mod tests {
         identity["metadata"]["annotations"] = json!({IDENTITY: "dney"});
         assert!(checked(identity), "an identity that is not known is no reason to go on with the last one");
         assert!(!checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": {}})));
-        let broken = json!({"endpoint": "https://x", "ca.crt": "half a certif"});
-        assert!(!checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": broken})));
+        for (key, value) in
+            [("ca.crt", "half a certif"), ("token", "two words"), ("tls-server-name", "no name")]
+        {
+            let broken = json!({"endpoint": "https://x", key: value});
+            assert!(
+                !checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": broken})),
+                "{key}"
+            );
+        }
     }
 
     #[test]
