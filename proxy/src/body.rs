@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -47,6 +48,24 @@ impl RequestBody {
         } else {
             Self(RequestKind::Boxed(body.map_err(Into::into).boxed_unsync()))
         }
+    }
+
+    /// The same, with its trailers changed by `edit` on the way.
+    pub(crate) fn with_trailers<B>(body: B, edit: impl Fn(&mut HeaderMap) + Send + 'static) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self::new(body.map_frame(move |frame| match frame.into_trailers() {
+            Ok(mut trailers) => {
+                edit(&mut trailers);
+                Frame::trailers(trailers)
+            }
+            Err(data) => data,
+        }))
     }
 }
 

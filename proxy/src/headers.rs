@@ -100,6 +100,28 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes from a request's trailers what could not have come in its head: what the edits remove or set, and what
+/// frames the message or belongs to the connection.
+///
+/// A target that merges trailers into the head, as RFC 9110 §6.5.1 warns of, would otherwise find there what was kept
+/// out of it, `Impersonate-User` for example.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap, edits: &HeaderEdits) {
+    let doomed: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            HOP_BY_HOP.contains(name)
+                || NEVER_SET.contains(name)
+                || edits.remove.contains(name)
+                || edits.set.contains_key(*name)
+                || is_removed(name, edits)
+        })
+        .cloned()
+        .collect();
+    for name in doomed {
+        trailers.remove(name);
+    }
+}
+
 /// Whether any `Connection` value holds exactly the token `upgrade`.
 pub(crate) fn connection_asks_for_upgrade(headers: &HeaderMap) -> bool {
     tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"upgrade"))

@@ -97,7 +97,7 @@ impl Proxy {
     async fn forward_plain<B>(
         &self,
         request: Request<B>,
-        target: Target,
+        mut target: Target,
     ) -> Result<Response<ResponseBody>, ProxyError>
     where
         B: Body<Data = Bytes> + Send + 'static,
@@ -110,7 +110,10 @@ impl Proxy {
         let (mut head, body) = request.into_parts();
         headers::prepare_request(&mut head.headers, &target.authority, &target.edits, None)?;
         // The extensions stay here: they are the server's and the caller's, and some mean something to hyper's client.
-        let mut outgoing = Request::new(RequestBody::new(body));
+        let edits = std::mem::take(&mut target.edits);
+        let body =
+            RequestBody::with_trailers(body, move |trailers| headers::strip_trailers(trailers, &edits));
+        let mut outgoing = Request::new(body);
         *outgoing.method_mut() = head.method;
         *outgoing.uri_mut() = path::absolute(&target, asked.clone())?;
         *outgoing.headers_mut() = head.headers;

@@ -127,7 +127,8 @@ where
     let path = path::outgoing(target, request.uri())?;
     let (mut head, body) = request.into_parts();
     headers::prepare_request(&mut head.headers, &target.authority, &target.edits, Some(protocol.clone()))?;
-    let body = RequestBody::new(body);
+    let edits = target.edits.clone();
+    let body = RequestBody::with_trailers(body, move |trailers| headers::strip_trailers(trailers, &edits));
     if head.method == Method::GET && !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
         // hyper leaves away the body of a GET unless its framing is spelled out.
         let chunked = HeaderValue::from_static("chunked");

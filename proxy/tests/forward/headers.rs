@@ -1,13 +1,20 @@
 //! What becomes of headers on the wire. That no set of headers can cheat is a property test beside the code.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
 use upgrade_aware_proxy::{HeaderEdits, Target};
 
 use crate::support::{
-    front::{Front, target},
-    member::RawMember,
+    Http,
+    body::{fed, full},
+    client::{Client, text},
+    front::{Front, proxy, target},
+    member::{HyperMember, RawMember},
+    over_all_versions,
     raw::{header, headers},
 };
+
+over_all_versions!(trailers_carry_no_identity);
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const SWITCHING: &str =
@@ -201,4 +208,33 @@ async fn edits_that_would_frame_the_message_are_refused_and_nothing_is_sent() {
         assert!(answer.text().contains(name), "{}", answer.text());
         assert_eq!(member.connections(), 0);
     }
+}
+
+/// A target that merges trailers into the head must not find there what was kept out of it.
+async fn trailers_carry_no_identity(front: Http, member: Http) {
+    let member = HyperMember::start(member, |request| async move {
+        let body = request.into_body().collect().await.unwrap();
+        let mut names: Vec<_> =
+            body.trailers().into_iter().flat_map(HeaderMap::keys).map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        Response::new(full(names.join(" ")))
+    })
+    .await;
+    let target = Target { edits: identity(), ..target(member.dial()) };
+    let front = Front::start(front, proxy(), target).await;
+    let names =
+        ["impersonate-user", "impersonate_uid", "x-remote-user", "authorization", "cookie", "host", "x-sum"];
+    let (feed, body) = fed();
+    let request =
+        Request::post("/").header("te", "trailers").header("trailer", names.join(", ")).body(body).unwrap();
+    let upload = async {
+        feed.data("data").await;
+        let value = HeaderValue::from_static("root");
+        feed.trailers(names.iter().map(|name| (HeaderName::from_static(name), value.clone())).collect())
+            .await;
+        drop(feed);
+    };
+    let mut client = Client::of(&front).await;
+    let (response, ()) = tokio::join!(client.send(request), upload);
+    assert_eq!(text(response.unwrap()).await, "x-sum");
 }
