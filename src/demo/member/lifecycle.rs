@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{clock, failure::Failure, resources::Resource};
+use super::{clock, failure::Failure, resources::Resource, types};
 
 /// Makes `object` ready to be created.
 ///
@@ -60,6 +60,7 @@ pub(crate) fn created(
     {
         object.remove("status");
     }
+    types::check(resource, &object)?;
     defaults(resource, &mut object);
     Ok(object)
 }
@@ -106,6 +107,7 @@ pub(crate) fn updated(resource: &Resource, before: &Value, mut after: Value) -> 
             after.as_object_mut().map(|object| object.remove("status"));
         }
     }
+    types::check(resource, &after)?;
     defaults(resource, &mut after);
     if has_generation(resource) && after["spec"] != before["spec"] {
         after["metadata"]["generation"] = json!(before["metadata"]["generation"].as_u64().unwrap_or(0) + 1);
@@ -114,10 +116,14 @@ pub(crate) fn updated(resource: &Resource, before: &Value, mut after: Value) -> 
 }
 
 /// Puts only the status of `update` into `before`.
-pub(crate) fn with_status(before: &Value, update: &Value) -> Value {
+///
+/// # Errors
+/// 400 for what is no status of this kind.
+pub(crate) fn with_status(resource: &Resource, before: &Value, update: &Value) -> Result<Value, Failure> {
     let mut after = before.clone();
     after["status"] = update["status"].clone();
-    after
+    types::check(resource, &after)?;
+    Ok(after)
 }
 
 fn check_type(resource: &Resource, object: &Value) -> Result<(), Failure> {
@@ -366,6 +372,27 @@ mod tests {
         let secret = json!({"metadata": {"name": "a"}, "stringData": {"k": "v"}});
         let secret = created(&SECRETS, Some("default"), secret).unwrap();
         assert_eq!((secret["data"]["k"].as_str(), secret.get("stringData")), (Some("dg=="), None));
+    }
+
+    #[test]
+    fn fields_of_another_type_are_refused_before_controllers_meet_them() {
+        let before = created(&DEPLOYMENTS, Some("default"), deployment()).unwrap();
+        for (pointer, value) in [
+            ("/metadata/annotations", json!(["a"])),
+            ("/metadata/labels", json!("a")),
+            ("/spec/replicas", json!("three")),
+            ("/spec/strategy", json!("a")),
+            ("/spec/template/metadata", json!({"labels": [1]})),
+            ("/spec/template/spec/containers", json!("a")),
+        ] {
+            let mut after = before.clone();
+            set_default(&mut after, pointer, || Value::Null);
+            *after.pointer_mut(pointer).unwrap() = value;
+            assert_eq!(updated(&DEPLOYMENTS, &before, after.clone()).unwrap_err().code, 400, "{pointer}");
+            assert!(created(&DEPLOYMENTS, Some("default"), after).is_err(), "{pointer}");
+        }
+        assert!(with_status(&DEPLOYMENTS, &before, &json!({"status": "a"})).is_err());
+        assert!(with_status(&DEPLOYMENTS, &before, &json!({"status": {"replicas": 1}})).is_ok());
     }
 
     #[test]

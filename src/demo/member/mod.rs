@@ -22,6 +22,7 @@ mod server;
 mod store;
 pub mod streams;
 mod table;
+mod types;
 mod watch;
 
 pub use request::User;

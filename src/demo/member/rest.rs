@@ -64,11 +64,12 @@ impl Call<'_> {
             (Method::DELETE, Some(name), None) => self.delete(name, &body),
             (Method::PUT, Some(name), Some("status")) if self.path.resource.status => {
                 let update = self.parse(&body)?;
-                self.rewrite(name, |before| Ok(lifecycle::with_status(before, &update)))
+                self.rewrite(name, |before| lifecycle::with_status(self.path.resource, before, &update))
             }
-            (Method::PATCH, Some(name), Some("status")) if self.path.resource.status => {
-                self.rewrite(name, |before| Ok(lifecycle::with_status(before, &self.patched(before, &body)?)))
-            }
+            (Method::PATCH, Some(name), Some("status")) if self.path.resource.status => self
+                .rewrite(name, |before| {
+                    lifecycle::with_status(self.path.resource, before, &self.patched(before, &body)?)
+                }),
             (method, Some(name), Some("scale")) if self.path.resource.scale => {
                 self.scale(&method, name, &body)
             }
