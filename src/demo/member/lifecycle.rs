@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{clock, failure::Failure, resources::Resource, types};
+use super::{clock, failure::Failure, resources::Resource, store::Outcome, types};
 
 /// Makes `object` ready to be created.
 ///
@@ -113,6 +113,27 @@ pub(crate) fn updated(resource: &Resource, before: &Value, mut after: Value) -> 
         after["metadata"]["generation"] = json!(before["metadata"]["generation"].as_u64().unwrap_or(0) + 1);
     }
     Ok(after)
+}
+
+/// What becomes of `object` when it is deleted: one with finalizers is only marked, and goes with the last of them.
+pub(crate) fn deleted(object: &Value) -> Outcome {
+    let metadata = &object["metadata"];
+    if metadata["finalizers"].as_array().is_none_or(Vec::is_empty) {
+        return Outcome::Delete;
+    }
+    if metadata["deletionTimestamp"].is_string() {
+        return Outcome::Keep;
+    }
+    let mut marked = object.clone();
+    marked["metadata"]["deletionTimestamp"] = json!(clock::now());
+    marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+    Outcome::Put(marked)
+}
+
+/// Whether `object` has been deleted and nothing holds it any longer.
+pub(crate) fn is_released(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    metadata["deletionTimestamp"].is_string() && metadata["finalizers"].as_array().is_none_or(Vec::is_empty)
 }
 
 /// Puts only the status of `update` into `before`.
@@ -393,6 +414,17 @@ mod tests {
         }
         assert!(with_status(&DEPLOYMENTS, &before, &json!({"status": "a"})).is_err());
         assert!(with_status(&DEPLOYMENTS, &before, &json!({"status": {"replicas": 1}})).is_ok());
+    }
+
+    #[test]
+    fn an_object_with_finalizers_goes_with_the_last_of_them() {
+        let object = json!({"metadata": {"name": "a", "finalizers": ["a.b/c"]}});
+        let Outcome::Put(mut marked) = deleted(&object) else { panic!("it is only marked") };
+        assert!(matches!(deleted(&marked), Outcome::Keep));
+        assert!(!is_released(&marked));
+        marked["metadata"]["finalizers"] = json!([]);
+        assert!(is_released(&marked));
+        assert!(matches!(deleted(&json!({"metadata": {"name": "a"}})), Outcome::Delete));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The REST interface over the store: lists, objects, and what is done to them.
 
+mod delete;
+
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -54,7 +56,7 @@ impl Call<'_> {
             (Method::GET | Method::HEAD, None, None) if self.query.flag("watch") => self.watch(),
             (Method::GET | Method::HEAD, None, None) => self.list(),
             (Method::POST, None, None) => self.create(&self.parse(&body)?),
-            (Method::DELETE, None, None) => self.delete_collection(),
+            (Method::DELETE, None, None) => self.delete_collection(&body),
             (Method::GET | Method::HEAD, Some(name), None | Some("status")) => {
                 let object = self.get(name)?;
                 self.one(StatusCode::OK, &object)
@@ -271,40 +273,6 @@ impl Call<'_> {
         }
     }
 
-    fn delete(&self, name: &str, body: &[u8]) -> Answer {
-        let resource = self.path.resource;
-        let options = if body.is_empty() { Value::Null } else { parse_body(body)? };
-        let deleted = self.store.change(resource, self.namespace(), name, |before| {
-            let Some(before) = before else { return Err(Failure::not_found(resource, name)) };
-            for (field, what) in [("uid", "UID"), ("resourceVersion", "ResourceVersion")] {
-                let expected = &options["preconditions"][field];
-                if expected.is_string() && *expected != before["metadata"][field] {
-                    let why = format!("Precondition failed: {what} in precondition does not match");
-                    return Err(Failure::conflict(resource, name, &why));
-                }
-            }
-            Ok(if self.query.dry_run() { Outcome::Keep } else { Outcome::Delete })
-        })?;
-        let uid = deleted.map(|object| object["metadata"]["uid"].clone());
-        Ok(json_response(
-            StatusCode::OK,
-            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-                "details": {"name": name, "group": resource.group, "kind": resource.plural, "uid": uid}}),
-        ))
-    }
-
-    fn delete_collection(&self) -> Answer {
-        let resource = self.path.resource;
-        let selector = self.selector()?;
-        let (mut objects, version) = self.store.list(resource, self.path.namespace.as_deref());
-        objects.retain(|object| selector.matches(object));
-        for object in objects.iter().filter(|_| !self.query.dry_run()) {
-            let (namespace, name) = key(object);
-            self.store.change(resource, &namespace, &name, |_| Ok::<_, Failure>(Outcome::Delete))?;
-        }
-        Ok(streamed_list(resource, &json!({"resourceVersion": version.to_string()}), objects))
-    }
-
     fn rewrite(&self, name: &str, change: impl FnOnce(&Value) -> Result<Value, Failure>) -> Answer {
         let mut answer = Value::Null;
         self.rewrite_with(name, change, |object| answer = object.clone())?;
@@ -322,9 +290,14 @@ impl Call<'_> {
         let stored = self.store.change(resource, self.namespace(), name, |before| {
             let after = change(before.ok_or_else(|| Failure::not_found(resource, name))?)?;
             planned = after.clone();
-            Ok::<_, Failure>(if self.query.dry_run() { Outcome::Keep } else { Outcome::Put(after) })
+            Ok::<_, Failure>(match self.query.dry_run() {
+                true => Outcome::Keep,
+                false if lifecycle::is_released(&after) => Outcome::Delete,
+                false => Outcome::Put(after),
+            })
         })?;
-        show(stored.filter(|_| !self.query.dry_run()).as_deref().unwrap_or(&planned));
+        let stored = stored.filter(|_| !self.query.dry_run() && !lifecycle::is_released(&planned));
+        show(stored.as_deref().unwrap_or(&planned));
         Ok(())
     }
 

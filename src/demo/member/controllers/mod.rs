@@ -11,6 +11,7 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::Value;
 
 use super::{
+    lifecycle,
     resources::{self, Resource},
     store::{Outcome, Store},
     streams::Streams,
@@ -78,7 +79,7 @@ fn delete(store: &Store, resource: &'static Resource, object: &Value) {
     let decide = |now: Option<&Value>| {
         Ok::<_, std::convert::Infallible>(match now {
             // Not one that has taken its name meanwhile.
-            Some(now) if now["metadata"]["uid"] == *uid => Outcome::Delete,
+            Some(now) if now["metadata"]["uid"] == *uid => lifecycle::deleted(now),
             _ => Outcome::Keep,
         })
     };
