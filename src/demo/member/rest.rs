@@ -97,9 +97,15 @@ impl Call<'_> {
 
     fn list(&self) -> Answer {
         let selector = self.selector()?;
+        if let ("Exact", Some(wanted)) =
+            (self.query.text("resourceVersionMatch"), self.query.number("resourceVersion")?)
+        {
+            self.store.reaches(wanted)?;
+        }
         let (mut objects, mut version) = self.store.list(self.path.resource, self.path.namespace.as_deref());
         objects.retain(|object| selector.matches(object));
         if let Some((of, after)) = Continue::read(self.query.text("continue"))? {
+            self.store.reaches(of)?;
             version = of;
             objects.retain(|object| key(object) > after);
         }

@@ -142,6 +142,15 @@ impl Store {
         Ok((changes.cloned().collect(), inner.version))
     }
 
+    /// Whether the history goes back to `version`.
+    ///
+    /// # Errors
+    /// 410 when it does not.
+    pub(crate) fn reaches(&self, version: u64) -> Result<(), Failure> {
+        let forgotten = self.lock().forgotten;
+        if version < forgotten { Err(Failure::expired(version, forgotten)) } else { Ok(()) }
+    }
+
     /// Forgets all history, so that every watch has to begin again.
     pub fn compact(&self) {
         let mut inner = self.lock();
@@ -174,5 +183,55 @@ impl Inner {
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("version", &self.version()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::demo::member::resources::CONFIG_MAPS;
+
+    fn put(store: &Store, name: &str, data: &str) {
+        let object = json!({"metadata": {"namespace": "default", "name": name}, "data": {"k": data}});
+        let Ok(_) =
+            store.change(&CONFIG_MAPS, "default", name, |_| Ok::<_, Infallible>(Outcome::Put(object)));
+    }
+
+    #[test]
+    fn a_version_before_the_history_has_expired() {
+        let store = Store::default();
+        put(&store, "a", "1");
+        let before = store.version();
+        put(&store, "a", "2");
+        assert!(store.reaches(before).is_ok());
+        assert_eq!(store.since(&CONFIG_MAPS, before).unwrap().0.len(), 1);
+        store.compact();
+        assert_eq!(store.reaches(before).unwrap_err().code, 410);
+        assert_eq!(store.since(&CONFIG_MAPS, before).unwrap_err().code, 410);
+        assert!(store.reaches(store.version()).is_ok());
+    }
+
+    #[test]
+    fn the_history_is_bounded() {
+        let store = Store::default();
+        let first = store.version();
+        for number in 0..=HISTORY {
+            put(&store, "a", &number.to_string());
+        }
+        assert!(store.reaches(first).is_err());
+        assert!(store.reaches(first + 1).is_ok());
+    }
+
+    #[test]
+    fn a_deletion_has_a_version_of_its_own() {
+        let store = Store::default();
+        put(&store, "a", "1");
+        let before = store.version();
+        let Ok(_) = store.change(&CONFIG_MAPS, "default", "a", |_| Ok::<_, Infallible>(Outcome::Delete));
+        let (changes, version) = store.since(&CONFIG_MAPS, before).unwrap();
+        assert_eq!((changes.len(), version), (1, before + 1));
+        assert!(changes[0].after.is_none());
     }
 }
