@@ -61,6 +61,7 @@ pub(crate) fn created(
         object.remove("status");
     }
     types::check(resource, &object)?;
+    check_workload(resource, &object)?;
     defaults(resource, &mut object);
     Ok(object)
 }
@@ -108,6 +109,7 @@ pub(crate) fn updated(resource: &Resource, before: &Value, mut after: Value) -> 
         }
     }
     types::check(resource, &after)?;
+    check_workload(resource, &after)?;
     defaults(resource, &mut after);
     if has_generation(resource) && after["spec"] != before["spec"] {
         after["metadata"]["generation"] = json!(before["metadata"]["generation"].as_u64().unwrap_or(0) + 1);
@@ -156,6 +158,30 @@ fn check_type(resource: &Resource, object: &Value) -> Result<(), Failure> {
             "{version}, Kind={kind} in the body does not match the expected {api_version}, Kind={}",
             resource.kind
         )));
+    }
+    Ok(())
+}
+
+/// What a workload's fields must agree on.
+fn check_workload(resource: &Resource, object: &Value) -> Result<(), Failure> {
+    if !matches!(resource.kind, "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet") {
+        return Ok(());
+    }
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let invalid = |problem: &str| Err(Failure::invalid(resource, name, problem));
+    let spec = &object["spec"];
+    if let Some(replicas) = spec["replicas"].as_i64().filter(|replicas| *replicas < 0) {
+        let problem = format!("spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0");
+        return invalid(&problem);
+    }
+    let labels = &spec["template"]["metadata"]["labels"];
+    for (key, value) in spec["selector"]["matchLabels"].as_object().into_iter().flatten() {
+        if labels.get(key) != Some(value) {
+            let problem = format!(
+                "spec.template.metadata.labels: Invalid value: {labels}: `selector` does not match template `labels`"
+            );
+            return invalid(&problem);
+        }
     }
     Ok(())
 }
@@ -425,6 +451,18 @@ mod tests {
         marked["metadata"]["finalizers"] = json!([]);
         assert!(is_released(&marked));
         assert!(matches!(deleted(&json!({"metadata": {"name": "a"}})), Outcome::Delete));
+    }
+
+    #[test]
+    fn a_workload_that_could_not_find_its_pods_is_invalid() {
+        let mut object = deployment();
+        object["spec"]["selector"] = json!({"matchLabels": {"app": "a"}});
+        assert_eq!(created(&DEPLOYMENTS, Some("default"), object.clone()).unwrap_err().code, 422);
+        object["spec"]["template"]["metadata"] = json!({"labels": {"app": "a"}});
+        let before = created(&DEPLOYMENTS, Some("default"), object).unwrap();
+        let mut after = before.clone();
+        after["spec"]["replicas"] = json!(-1);
+        assert_eq!(updated(&DEPLOYMENTS, &before, after).unwrap_err().code, 422);
     }
 
     #[test]
