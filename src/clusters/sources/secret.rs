@@ -25,6 +25,8 @@ pub const ENDPOINT_TYPE: &str = "cluster.core.oam.dev/cluster-endpoint-type";
 /// The annotation for as whom callers arrive.
 pub const IDENTITY: &str = "cluster.core.oam.dev/identity";
 
+const NOT_A_STRING: &str = "it is not a string; quote it";
+
 /// What of a cluster Secret cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
@@ -274,7 +276,7 @@ impl<'a> Secret<'a> {
                     .map_err(|_| self.invalid(key, "it is not base64; plain text goes into stringData"))?
             }
             (None | Some(Value::Null), None | Some(Value::Null)) => return Ok(None),
-            _ => return Err(self.invalid(key, "it is not a string; quote it")),
+            _ => return Err(self.invalid(key, NOT_A_STRING)),
         };
         Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
@@ -307,7 +309,13 @@ fn strings(document: &Document, what: &'static str) -> Result<BTreeMap<String, S
             .map(|(key, value)| match value {
                 Value::String(text) => Ok((key.clone(), text.clone())),
                 Value::Null => Ok((key.clone(), String::new())),
-                _ => Err(invalid(key.clone(), "it is not a string; quote it")),
+                // As whom callers arrive is never left to an earlier version.
+                _ if key == IDENTITY => Err(SecretError::Unsupported {
+                    origin: document.origin.clone(),
+                    key: IDENTITY,
+                    why: NOT_A_STRING.to_owned(),
+                }),
+                _ => Err(invalid(key.clone(), NOT_A_STRING)),
             })
             .collect(),
         _ => Err(invalid(format!("metadata.{what}"), "it is not a mapping of strings")),
@@ -472,9 +480,14 @@ mod tests {
         let whole = json!({"endpoint": "https://x"});
         assert!(checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": whole})));
         assert!(checked(json!({"metadata": labels("Dynamic"), "stringData": whole})));
-        let mut identity = json!({"metadata": labels("ServiceAccountToken"), "stringData": whole});
-        identity["metadata"]["annotations"] = json!({IDENTITY: "dney"});
-        assert!(checked(identity), "an identity that is not known is no reason to go on with the last one");
+        for unknown in [json!("dney"), json!(false), json!(null)] {
+            let mut identity = json!({"metadata": labels("ServiceAccountToken"), "stringData": whole});
+            identity["metadata"]["annotations"] = json!({IDENTITY: unknown});
+            assert!(
+                checked(identity),
+                "an identity that is not known is no reason to go on with the last one"
+            );
+        }
         assert!(!checked(json!({"metadata": labels("ServiceAccountToken"), "stringData": {}})));
         for (key, value) in
             [("ca.crt", "half a certif"), ("token", "two words"), ("tls-server-name", "no name")]
