@@ -54,7 +54,14 @@ impl Failure {
     /// 422.
     pub(crate) fn invalid(resource: &Resource, name: &str, why: &str) -> Self {
         let message = format!("{} {name:?} is invalid: {why}", resource.kind);
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(resource, name)
+        let mut failure =
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(resource, name);
+        // kubectl prints kind and causes of a 422 and not its message.
+        let (field, problem) = why.split_once(": ").unwrap_or(("", why));
+        failure.details["kind"] = json!(resource.kind);
+        failure.details["causes"] =
+            json!([{"reason": "FieldValueInvalid", "message": problem, "field": field}]);
+        failure
     }
 
     /// 405.
@@ -99,5 +106,21 @@ impl Failure {
         *response.status_mut() = self.code;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::member::resources::DEPLOYMENTS;
+
+    #[test]
+    fn what_is_invalid_is_named_where_kubectl_reads_it() {
+        let status = Failure::invalid(&DEPLOYMENTS, "web", "spec.replicas: Invalid value: -1").status();
+        assert_eq!(status["details"]["kind"], "Deployment");
+        assert_eq!(
+            status["details"]["causes"],
+            json!([{"reason": "FieldValueInvalid", "message": "Invalid value: -1", "field": "spec.replicas"}])
+        );
     }
 }
