@@ -85,12 +85,12 @@ fn execute(line: CommandLine) -> Result<ExitCode, Failure> {
     match line.command {
         Command::Serve(flags) => {
             let config = flags.resolve()?;
-            telemetry::init(&line.log, "info")?;
+            let _logging = telemetry::init(&line.log, "info")?;
             serve::run(config)?;
         }
         #[cfg(feature = "demo")]
         Command::Demo(flags) => {
-            telemetry::init(&line.log, "warn")?;
+            let _logging = telemetry::init(&line.log, "warn")?;
             return Ok(demo::run(flags)?);
         }
         Command::Version => println!("clusterway {}", env!("CARGO_PKG_VERSION")),
