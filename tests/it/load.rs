@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 use crate::support::{
     double::{Double, DoubleBody, stream, whole},
     gateway::{ADMIN, Gateway, Setup},
+    kubectl::Kubectl,
+    members::Demo,
     soon,
 };
 
@@ -93,6 +95,21 @@ async fn a_list_of_60_mib_arrives_whole_and_leaves_no_trace_in_memory() {
     assert!(hash(list.into_body()).await == expected, "over HTTP/2");
 
     let grown = gateway.process.peak_bytes().saturating_sub(before);
+    assert!(grown < 32 * MIB, "the gateway grew by {} KiB", grown >> 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_gets_60_mib_of_objects_through_a_gateway_that_stays_small() {
+    let test = "kubectl_gets_60_mib_of_objects_through_a_gateway_that_stays_small";
+    let Some(kubectl) = Kubectl::newest(test) else { return };
+    let demo = Demo::start().await;
+    demo.member.seed_config_maps(60, 1 << 20);
+    let kubectl = demo.session(&kubectl, ADMIN);
+    kubectl.run("get namespaces").ok();
+    let before = demo.gateway.process.resident_bytes();
+    let names = kubectl.run("get configmaps --chunk-size=0 -o name").ok();
+    assert_eq!(names.lines().filter(|name| name.starts_with("configmap/large-")).count(), 60);
+    let grown = demo.gateway.process.peak_bytes().saturating_sub(before);
     assert!(grown < 32 * MIB, "the gateway grew by {} KiB", grown >> 10);
 }
 

@@ -10,7 +10,7 @@ use super::{
 /// Cluster `east`, an embedded member.
 pub struct Demo {
     pub gateway: Gateway,
-    member: Member,
+    pub member: Member,
 }
 
 impl Demo {
