@@ -86,6 +86,15 @@ pub(crate) fn prepare_request(
     verify(headers, edits)
 }
 
+/// Makes the target's headers the client's.
+pub(crate) fn prepare_response(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // As in a request: it says nothing about the body that was read.
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers);
+}
+
 /// Removes what belongs to one connection only, and all that any `Connection` value names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // Most heads carry none of them, and comparing names is cheaper than looking each of them up.

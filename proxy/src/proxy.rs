@@ -124,7 +124,7 @@ impl Proxy {
             return Err(ProxyError::Broken("it switched protocols without being asked to".to_owned()));
         }
         redirect::apply(&target, &asked, &mut head)?;
-        headers::strip_hop_by_hop(&mut head.headers);
+        headers::prepare_response(&mut head.headers);
         // The version of the target's hop; on the client's the server knows better.
         head.version = Version::HTTP_11;
         Ok(Response::from_parts(head, body.into()))

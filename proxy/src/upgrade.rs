@@ -109,7 +109,7 @@ where
     if !status.is_client_error() && !status.is_server_error() {
         return Err(ProxyError::InvalidUpgradeStatus { status });
     }
-    headers::strip_hop_by_hop(response.headers_mut());
+    headers::prepare_response(response.headers_mut());
     let deadline = Box::pin(sleep(timeouts.upgrade_head));
     Ok(response.map(|body| ResponseBody::new(Refusal { body, deadline, _connection: connection })))
 }

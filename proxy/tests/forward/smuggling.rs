@@ -214,3 +214,20 @@ async fn second_answer_of_a_member_is_never_taken_for_another_requests() {
         assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: f\r\n\r\n").await.text(), "ok");
     }
 }
+
+#[tokio::test]
+async fn the_length_of_a_chunked_answer_is_not_believed() {
+    for framing in
+        ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"]
+    {
+        let answer = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+        let member = RawMember::answering(&answer).await;
+        for version in [Http::One, Http::Two] {
+            let front = Front::start(version, proxy(), target(member.dial())).await;
+            let request = Request::get("/").body(full("")).unwrap();
+            let mut client = Client::of(&front).await;
+            let body = client.send(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "hello", "{framing}");
+        }
+    }
+}
