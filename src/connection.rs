@@ -6,6 +6,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
+use http::HeaderValue;
 use rustls_pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 use upgrade_aware_proxy::Protocol;
@@ -15,6 +16,7 @@ use crate::identity::Caller;
 /// A client's connection.
 pub struct Connection {
     peer: SocketAddr,
+    peer_address: HeaderValue,
     protocol: Protocol,
     client_certificates: Vec<CertificateDer<'static>>,
     certificate_caller: ArcSwapOption<CertificateCaller>,
@@ -42,12 +44,27 @@ impl Connection {
         client_certificates: Vec<CertificateDer<'static>>,
         closing: CancellationToken,
     ) -> Self {
-        Self { peer, protocol, client_certificates, certificate_caller: ArcSwapOption::empty(), closing }
+        // Digits, dots, colons and letters are a header value; the fallback is never used.
+        let peer_address = HeaderValue::try_from(peer.ip().to_canonical().to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self {
+            peer,
+            peer_address,
+            protocol,
+            client_certificates,
+            certificate_caller: ArcSwapOption::empty(),
+            closing,
+        }
     }
 
     /// The other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The other end's address without its port, for `X-Forwarded-For`; made once per connection.
+    pub fn peer_address(&self) -> &HeaderValue {
+        &self.peer_address
     }
 
     /// What ALPN agreed on.

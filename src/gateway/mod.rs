@@ -6,7 +6,7 @@ pub mod authenticate;
 mod refusal;
 mod route;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
@@ -120,7 +120,7 @@ impl Gateway {
             request.extensions_mut().insert(TunnelGuard::new(record.clone()));
         }
         let forwarded =
-            self.forwarder.forward(request, destination, &caller, address(connection.peer())).await;
+            self.forwarder.forward(request, destination, &caller, connection.peer_address().clone()).await;
         let mut response = forwarded.map_err(|failed| Refused {
             refusal: Refusal::Forward { cluster: route.cluster.to_owned(), error: failed.error },
             connection: failed.connection,
@@ -218,9 +218,4 @@ fn is_long_running(uri: &Uri) -> bool {
             matches!(key, "watch" | "follow") && !matches!(value, "false" | "0")
         })
     })
-}
-
-fn address(peer: SocketAddr) -> HeaderValue {
-    // Digits, dots, colons and letters are a header value; the fallback is never used.
-    HeaderValue::try_from(peer.ip().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
