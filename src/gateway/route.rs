@@ -90,9 +90,7 @@ impl MemberRoute<'_> {
     /// more right, a miss would hand out a shell (kubernetes/kubernetes#133515).
     pub(crate) fn is_container_stream(&self) -> bool {
         segments(self.tail).any(|segment| {
-            ["exec", "attach", "portforward"]
-                .iter()
-                .any(|stream| decoded_eq_ignore_case(segment, stream.as_bytes()))
+            ["exec", "attach", "portforward"].iter().any(|stream| is_decoded_name(segment, stream.as_bytes()))
         })
     }
 }
@@ -129,10 +127,12 @@ fn segments(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_dot_segment(segment: &str) -> bool {
-    decoded_eq_ignore_case(segment, b".") || decoded_eq_ignore_case(segment, b"..")
+    is_decoded_name(segment, b".") || is_decoded_name(segment, b"..")
 }
 
-fn decoded_eq_ignore_case(encoded: &str, plain: &[u8]) -> bool {
+/// Whether a segment decodes to `plain`, in any case, with or without `;` parameters behind it: some servers drop those
+/// before they look at a name.
+fn is_decoded_name(encoded: &str, plain: &[u8]) -> bool {
     let mut rest = encoded.as_bytes();
     for expected in plain {
         match decode(rest) {
@@ -140,7 +140,7 @@ fn decoded_eq_ignore_case(encoded: &str, plain: &[u8]) -> bool {
             _ => return false,
         }
     }
-    rest.is_empty()
+    matches!(decode(rest), None | Some((b';', _)))
 }
 
 /// The first byte of `encoded`, percent-decoded, and how many bytes it took.
@@ -253,6 +253,9 @@ mod tests {
             "/a%2F%2e%2e",
             "/a%5c..%5cb",
             "/..%2f",
+            "/..;/x",
+            "/.;a=b",
+            "/%2e%2e%3bx/y",
             "/x/..?y",
         ] {
             let uri = uri(&format!("/clusters/east{tail}"));
@@ -268,6 +271,8 @@ mod tests {
             ("/api/v1/namespaces/a/pods/b/exec/", true),
             ("/api/v1/namespaces/a/pods/b/%65xec", true),
             ("/api/v1/namespaces/a/pods/b%2Fexec", true),
+            ("/api/v1/namespaces/a/pods/b/exec;x", true),
+            ("/api/v1/namespaces/a/pods/b/exec%3Bx=y", true),
             ("/api/v1/namespaces/a/pods/b/attach", true),
             ("/api/v1/namespaces/a/pods/b/portforward", true),
             ("/api/v1/nodes/n/proxy/portForward/a/b", true),
