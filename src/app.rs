@@ -19,6 +19,7 @@ use crate::{
         Gateway,
         authenticate::{Authenticator, StaticTokens},
     },
+    open_files,
     server::{self, Limits, Shutdown},
     standalone::Files,
 };
@@ -67,8 +68,11 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) {
         info!(address = %self.address, version = env!("CARGO_PKG_VERSION"), "serving");
         let Self { config, listener, credentials, files, registry, access, .. } = self;
-        let limits =
-            Limits { max_connections: config.max_connections, drain: config.drain, ..Limits::default() };
+        let limits = Limits {
+            max_connections: open_files::connections_that_fit(config.max_connections),
+            drain: config.drain,
+            ..Limits::default()
+        };
         let tunnels = Tunnels { shutdown: shutdown.cut_token().clone(), ..Tunnels::default() };
         let gateway = Gateway {
             authenticator: credentials.authenticator(),

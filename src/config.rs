@@ -203,6 +203,9 @@ impl Default for MemberLimits {
     }
 }
 
+/// The longest time that a flag may say. Far longer ones do not fit into the clock.
+const LONGEST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Flags that do not make a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -228,6 +231,9 @@ pub enum ConfigError {
     /// A limit of zero.
     #[error("{0} must be more than zero")]
     Zero(&'static str),
+    /// A limit that nobody would live to see.
+    #[error("{0} must be at most 24h")]
+    TooLong(&'static str),
     /// There is no home directory to put the state below.
     #[error(
         "there is nowhere to keep the serving certificate: give --tls-cert-file and --tls-private-key-file, or \
@@ -258,6 +264,16 @@ impl ServeFlags {
         ];
         if let Some((flag, _)) = more_than_zero.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::Zero(flag));
+        }
+        let times = [
+            ("--dial-timeout", self.dial_timeout),
+            ("--tls-timeout", self.tls_timeout),
+            ("--response-head-timeout", self.response_head_timeout),
+            ("--upgrade-head-timeout", self.upgrade_head_timeout),
+            ("--drain", self.drain),
+        ];
+        if let Some((flag, _)) = times.into_iter().find(|(_, time)| *time > LONGEST_TIME) {
+            return Err(ConfigError::TooLong(flag));
         }
         Ok(Config {
             serving: self.serving(default_state_directory)?,
@@ -350,6 +366,20 @@ mod tests {
 
     fn refused(arguments: &[&str]) -> String {
         resolve(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn times_that_no_clock_can_hold_are_refused_by_the_flags_name() {
+        for flag in [
+            "--dial-timeout",
+            "--tls-timeout",
+            "--response-head-timeout",
+            "--upgrade-head-timeout",
+            "--drain",
+        ] {
+            let flags = flags(&[&LEAST[..], &[&format!("{flag}=5000000y")]].concat());
+            assert!(flags.resolve().unwrap_err().to_string().starts_with(flag), "{flag}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod forward;
 pub mod gateway;
 pub mod identity;
 pub mod manifests;
+pub mod open_files;
 pub mod server;
 pub mod standalone;
 pub mod telemetry;
