@@ -4,7 +4,10 @@ use std::{ffi::OsString, io::Write as _, net::SocketAddr, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Args;
-use tokio::process::Command;
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::demo::{
     fleet::{CLUSTERS, Fleet},
@@ -63,10 +66,13 @@ async fn command(fleet: &Fleet, program: &OsString, arguments: &[OsString]) -> a
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot run {}", program.display()))?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let status = loop {
         tokio::select! {
             status = child.wait() => break status.context("cannot wait for the command")?,
             interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot watch for ctrl-c")?,
+            // Meant for the demo: what it runs ends with it, and its files go.
+            _ = terminate.recv() => child.start_kill().context("cannot end the command")?,
         }
     };
     // Ended by a signal: as shells have it, 128 and its number.
@@ -78,7 +84,7 @@ async fn command(fleet: &Fleet, program: &OsString, arguments: &[OsString]) -> a
 async fn stay(fleet: &Fleet) -> anyhow::Result<ExitCode> {
     println!("{}", invitation(fleet, true));
     std::io::stdout().flush().context("standard output")?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot watch for ctrl-c")?,
         _ = terminate.recv() => {}

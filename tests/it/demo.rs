@@ -70,3 +70,16 @@ fn kubectl_sees_the_pods_of_both_clusters() {
         assert!(shown.lines().filter(|line| line.contains("Running")).count() >= 1, "{shown}");
     }
 }
+
+#[test]
+fn a_demo_that_is_told_to_stop_ends_its_command_and_cleans_up() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["--", "sh", "-c", "echo \"FILE=$KUBECONFIG.\"; exec sleep 600"];
+    let mut demo = Process::start(command(home.path(), &arguments), &home.path().join("log"));
+    let shown = demo.until("the command", |seen| seen.contains("FILE=") && seen.contains(".\n"));
+    let kubeconfig = shown.split("FILE=").nth(1).unwrap().split(".\n").next().unwrap().to_owned();
+    assert!(Path::new(&kubeconfig).exists(), "{shown}");
+    demo.signal("TERM");
+    assert_eq!(demo.wait(PATIENCE).code(), Some(128 + 9), "{}", demo.output());
+    assert!(!Path::new(&kubeconfig).exists(), "{kubeconfig} was left behind");
+}
